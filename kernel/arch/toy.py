@@ -1,0 +1,119 @@
+"""The toy machine: the reference implementation of the Machine port, without weights.
+
+Its memory holds, for every slot of every frame, the token that was written there and the position it was written for.
+The next token is a function of all slots that a row reaches through its frame table, so a wrong frame, a wrong
+position, a lost copy or a stale slot changes the output, as it would change the logits of a transformer. Text is
+bytes: tokens 0 to 255 are themselves, the rest are the marks of the chat template.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import blake2b
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from tokix.kernel.frames import FRAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tokix.kernel.events import Row, Sampling, Tick
+    from tokix.syscalls import Role
+
+END = 260
+MARKS: dict[Role, int] = {"system": 256, "user": 257, "assistant": 258, "tool": 259}
+#: What the machine says: letters and spaces, and once in a while the end.
+ALPHABET = [*b"etaoin shrdlucmfwypvbgkjqxz etao", END]
+_SLOT = Struct("<HI")  # token, position
+
+
+class ToyMachine:
+    """A machine whose output depends on every token that it reaches, computed with a hash."""
+
+    stops = frozenset({END})
+
+    def __init__(self, frames: int = 256, window: int = 2048) -> None:
+        self.frames, self.window = frames, window
+        self.memory = [bytearray(FRAME * _SLOT.size) for _ in range(frames)]
+
+    # ---- vocabulary
+
+    def render(self, role: Role, text: str) -> list[int]:
+        return [MARKS[role], *text.encode(), END]
+
+    def opening(self) -> list[int]:
+        return [MARKS["assistant"]]
+
+    def closing(self) -> list[int]:
+        return [END]
+
+    def encode(self, text: str) -> list[int]:
+        return [*text.encode()]
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    # ---- execution
+
+    def run(self, tick: Tick) -> list[int | None]:
+        for source, target in tick.copies:
+            self.memory[target][:] = self.memory[source]
+        for row in tick.rows:
+            self.write(row)
+        return [self.sample(row) if row.sampling else None for row in tick.rows]
+
+    def write(self, row: Row) -> None:
+        for position, token in enumerate(row.feed, row.start):
+            frame = self.memory[row.table[position // FRAME]]
+            _SLOT.pack_into(frame, position % FRAME * _SLOT.size, token, position)
+
+    def sample(self, row: Row) -> int:
+        assert row.sampling
+        end = row.start + len(row.feed)
+        reached = (self.memory[frame] for frame in row.table[: -(-end // FRAME)])
+        return choose(logits(reached, end), row.sampling, end)
+
+    def continuation(self, tokens: list[int], sampling: Sampling, count: int) -> list[int]:
+        """Give the next tokens without frames: the oracle of the tests. Ends with the stop token, if one comes."""
+        tokens = tokens.copy()
+        start = len(tokens)
+        while len(tokens) < start + count and tokens[-1:] != [END]:
+            slots = b"".join(_SLOT.pack(token, position) for position, token in enumerate(tokens))
+            tokens.append(choose(logits([slots], len(tokens)), sampling, len(tokens)))
+        return tokens[start:]
+
+
+def logits(slots: Iterable[bytes | bytearray], end: int) -> list[float]:
+    """Give a score for each letter of the alphabet from the slots of positions 0…end."""
+    digest = blake2b(digest_size=len(ALPHABET))
+    left = end * _SLOT.size
+    for frame in slots:
+        digest.update(frame[:left])
+        left -= len(frame)
+    return [byte / 32 for byte in digest.digest()]
+
+
+def choose(scores: list[float], sampling: Sampling, position: int) -> int:
+    """Sample a token: temperature, then top-k, then top-p, by a random number that belongs to the place."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    if not sampling.temperature:
+        return ALPHABET[order[0]]
+    order = order[: sampling.top_k or None]
+    weights = [math.exp((scores[i] - scores[order[0]]) / sampling.temperature) for i in order]
+    total, kept, nucleus = sum(weights), 0.0, 0
+    while nucleus < len(weights) and kept < sampling.top_p * total:
+        kept += weights[nucleus]
+        nucleus += 1
+    left = draw(sampling.stream, position) * kept
+    for i, weight in zip(order[:nucleus], weights, strict=False):
+        left -= weight
+        if left < 0:
+            return ALPHABET[i]
+    return ALPHABET[order[nucleus - 1]]
+
+
+def draw(stream: str, position: int) -> float:
+    """Give the random number, from 0 up to 1, of a position of a stream: a counter, not a generator, so nothing to save."""
+    digest = blake2b(f"{stream}@{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

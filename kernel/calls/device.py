@@ -1,0 +1,56 @@
+"""Devices, Call, Read and Write.
+
+A Call leaves an intent (the note of `begin`) before its effect is let out. After a restart it is let out again, with
+the same key, unless the op is unsafe: what may have run is never silently run again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from tokix.kernel import streams
+from tokix.kernel.events import Invoke, Revoke
+from tokix.kernel.outcome import BLOCKED
+from tokix.syscalls import ENOENT, EUNKNOWN, Call, DeviceInfo, Devices, Read, Write
+from tokix.syscalls.base import from_json, to_json
+
+if TYPE_CHECKING:
+    from tokix.kernel.kernel import Kernel
+    from tokix.kernel.process import Branch
+
+
+def devices(k: Kernel, b: Branch, c: Devices) -> list[DeviceInfo]:
+    return list(k.devices.values())
+
+
+def call(k: Kernel, b: Branch, c: Call) -> object:
+    op = k.ops.get((c.device, c.op))
+    if not op:
+        raise ENOENT(f"no op {c.device}.{c.op}; there are: {', '.join(f'{d}.{o}' for d, o in k.ops) or 'none'}")
+    limits = [seconds for seconds in (c.timeout, op.timeout) if seconds is not None]
+    note, again = k.begin(b, **({"wake": k.now + min(limits)} if limits else {}))
+    if again and op.effect == "unsafe":
+        raise EUNKNOWN(f"{c.device}.{c.op} was begun before a crash and may have happened", b.key)
+    k.invoked[b.key] = b
+    k.effects.append(Invoke(b.key, b.proc.pid, c.device, c.op, from_json(to_json(c.args))))
+    if "wake" in note:
+        heapq.heappush(k.timers, (note["wake"], next(k.serial), b, b.path))
+    return BLOCKED
+
+
+def withdraw_call(k: Kernel, b: Branch) -> None:
+    if k.invoked.pop(b.key, None):
+        k.effects.append(Revoke(b.key))
+
+
+def read(k: Kernel, b: Branch, c: Read) -> object:
+    return streams.read(k, b, c)
+
+
+def write(k: Kernel, b: Branch, c: Write) -> object:
+    return streams.write(k, b, c)
+
+
+HANDLERS = {Devices: devices, Call: call, Read: read, Write: write}
+WITHDRAW = {Call: withdraw_call, Read: streams.withdraw, Write: streams.withdraw}

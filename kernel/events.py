@@ -1,0 +1,195 @@
+"""What enters and what leaves `Kernel.step`: interrupts, effects, and the tick.
+
+All that is uncertain (tokens, answers of drivers, input, time) enters as an interrupt; all work for the outside leaves
+as an effect, after the rows of its step are committed. The tick is an effect too, but a pure one, whose result nobody
+sees before the next step: it may start before the commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tokix.kernel.policy import Policy
+    from tokix.syscalls import Syscall, SyscallError
+
+
+class Sampling(NamedTuple):
+    """How to choose a token. The choice depends on the reachable tokens, `stream` and the position, and nothing else."""
+
+    stream: str
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class Row(NamedTuple):
+    """A burst's part of a tick: write the K/V of `feed` at positions start… of a frame table, then maybe sample."""
+
+    #: Frame numbers; position i lives in frame table[i // FRAME], slot i % FRAME.
+    table: tuple[int, ...]
+    start: int
+    feed: list[int]
+    #: None while a prompt is not yet complete.
+    sampling: Sampling | None
+
+
+class Tick(NamedTuple):
+    """One packed forward of the machine. The copies (from, to) of whole frames come first."""
+
+    serial: int
+    rows: list[Row]
+    copies: list[tuple[int, int]]
+
+
+# ---- effects
+
+
+class Invoke(NamedTuple):
+    """Run an op of a driver. The key is the same when it is repeated after a crash, so that a retry can be harmless."""
+
+    key: str
+    pid: int
+    device: str
+    op: str
+    args: dict[str, Any]
+
+
+class Revoke(NamedTuple):
+    """Nobody waits for this Invoke any more."""
+
+    key: str
+
+
+class Show(NamedTuple):
+    """Show a piece of output; repeated after a crash until it is `Shown`, with the same offset."""
+
+    stream: str
+    offset: int
+    pid: int
+    fd: int
+    text: str
+
+
+class Prompt(NamedTuple):
+    """A process waits for input on a stream of the outside."""
+
+    stream: str
+
+
+class Fetch(NamedTuple):
+    """Read the processes that are no longer in memory; answered by `Answer` with a list of ProcessInfo."""
+
+    key: str
+
+
+class Reply(NamedTuple):
+    """The outcome of a foreign process's call, as JSON of its value or of its error."""
+
+    pid: int
+    key: str
+    ok: bool
+    text: str
+
+
+class Hangup(NamedTuple):
+    """A foreign process has ended: close its connection."""
+
+    pid: int
+    reason: str
+
+
+class Report(NamedTuple):
+    """Something that the operator should know."""
+
+    text: str
+
+
+Effect = Invoke | Revoke | Show | Prompt | Fetch | Reply | Hangup | Report
+
+# ---- interrupts
+
+
+class TickDone(NamedTuple):
+    """The machine has finished a tick: one token for each row, None where nothing was sampled."""
+
+    serial: int
+    tokens: list[int | None]
+
+
+class Answer(NamedTuple):
+    """An Invoke or a Fetch has its result."""
+
+    key: str
+    value: Any = None
+    error: SyscallError | None = None
+
+
+class Shown(NamedTuple):
+    """The outside has seen a stream up to and with this offset."""
+
+    stream: str
+    offset: int
+
+
+class Input(NamedTuple):
+    """Text from the outside; None is its end."""
+
+    stream: str
+    text: str | None
+
+
+class Attach(NamedTuple):
+    """Somebody outside becomes a foreign process; `ticket` names it in the `Attached` answer."""
+
+    ticket: int
+    program: str
+
+
+class Attached(NamedTuple):
+    """Effect: the pid of a new foreign process."""
+
+    ticket: int
+    pid: int
+
+
+class Trap(NamedTuple):
+    """A foreign process calls; a key that was used before gets the outcome that it had."""
+
+    pid: int
+    key: str
+    call: Syscall[Any]
+
+
+class Detach(NamedTuple):
+    """The connection of a foreign process is gone: it ends."""
+
+    pid: int
+
+
+class SetPolicy(NamedTuple):
+    """Schedule differently from the next tick on."""
+
+    policy: Policy
+
+
+Interrupt = TickDone | Answer | Shown | Input | Attach | Trap | Detach | SetPolicy
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step asks of the edge: start the tick, commit the rows, then start the effects."""
+
+    tick: Tick | None
+    rows: dict[str, dict[Any, tuple[Any, ...] | None]]
+    effects: list[Effect | Attached]
+
+
+class Event(NamedTuple):
+    """What a probe sees; `tick` counts the ticks of the machine since boot."""
+
+    tick: int
+    kind: str
+    pid: int
+    detail: str

@@ -1,0 +1,526 @@
+"""The kernel: a deterministic state machine, `step(interrupts, now) -> outcome`.
+
+Programs are coroutines that yield system calls; the kernel drives them itself. All that is uncertain enters as an
+interrupt, all work for the outside leaves as an effect.
+
+Invariants:
+1. The log. The outcome of every call is an entry of its process's log, appended when it is decided (`reply`, the one
+   place), delivered in that order, and committed with the state that the call changed.
+2. Output commit. The rows of a step are committed before its effects leave. Only the tick, which is pure and whose
+   result enters with a later step, may start before.
+3. Identity. Keys, sampling streams and random numbers derive from the lineage of a call, never from pids or ticks.
+4. `step` raises `KernelBug` if the kernel is wrong; a program's mistake is a reply to that program.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from tokix.kernel import life, recovery, streams
+from tokix.kernel.calls import HANDLERS, REDO, WITHDRAW, compute
+from tokix.kernel.calls.process import with_the_dead
+from tokix.kernel.calls.rights import needs, permit
+from tokix.kernel.context import Context
+from tokix.kernel.errors import KernelBug
+from tokix.kernel.events import (
+    Answer,
+    Attach,
+    Attached,
+    Detach,
+    Effect,
+    Event,
+    Input,
+    Interrupt,
+    Outcome,
+    Reply,
+    Report,
+    SetPolicy,
+    Shown,
+    TickDone,
+    Trap,
+)
+from tokix.kernel.frames import FRAME, FramePool
+from tokix.kernel.outcome import BLOCKED, Encoded
+from tokix.kernel.policy import Policy
+from tokix.kernel.ports import TABLES, Machine, Programs
+from tokix.kernel.process import Branch, Entry, Mail, Process, State
+from tokix.kernel.scheduler import Scheduler
+from tokix.syscalls import (
+    EINVAL,
+    EIO,
+    ESRCH,
+    ETIMEDOUT,
+    Call,
+    DeviceInfo,
+    Exit,
+    Gather,
+    Select,
+    Sleep,
+    Stat,
+    Syscall,
+    SyscallError,
+)
+from tokix.syscalls.base import from_json
+from tokix.syscalls.errors import decode_error, encode_error
+
+Probe = Callable[[Event], None]
+
+
+class Kernel:
+    """Processes, their calls, and the machine they share. Nothing here waits, and nothing touches the outside."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, list[tuple[Any, ...]]],
+        *,
+        machine: Machine,
+        programs: Programs,
+        policy: Policy,
+        now: float,
+        devices: Iterable[DeviceInfo] = (),
+        lanes: int = 8,
+        prefill: int = 64,
+        seed: int = 0,
+        budget: int = 1000,
+        init: tuple[str, list[Any]] = ("init", []),
+        suspects: Mapping[int, str] | None = None,
+    ) -> None:
+        """Boot from the rows that the store has: recovery and a first start are the same.
+
+        lanes, prefill (tokens) and budget (deliveries) bound what one tick and one step do. `suspects` names processes
+        to park, with the reason: they were running when the kernel died, again and again.
+        """
+        self.machine, self.programs, self.now, self.seed, self.budget = machine, programs, now, seed, budget
+        self.devices = {device.name: device for device in devices}
+        self.ops = {(device.name, op.name): op for device in devices for op in device.ops}
+        self.capacity = min(machine.window, machine.frames * FRAME)
+        self.scheduler = Scheduler(FramePool(machine.frames), policy, lanes, prefill, machine.stops)
+        self.procs: dict[int, Process] = {}
+        self.streams: dict[str, streams.Stream] = {}
+        self.ready: deque[tuple[Branch, Entry | None]] = deque()
+        self.timers: list[tuple[float, int, Branch | Process, str]] = []
+        #: Notes of calls that wait, what bursts had before a restart, branches that wait for an `Answer`: all by key.
+        self.started: dict[str, dict[str, Any]] = {}
+        self.partials: dict[str, dict[int, list[int]]] = {}
+        self.invoked: dict[str, Branch] = {}
+        self.rows: dict[str, dict[Any, tuple[Any, ...] | None]] = {name: {} for name in TABLES}
+        self.inserted: set[tuple[str, Any]] = set()
+        self.effects: list[Effect | Attached] = []
+        self.probes: list[Probe] = []
+        self.serial = count(1)
+        self.next_pid = self.next_mail = 1
+        #: The branch whose program has the control, for the watchdog.
+        self.running: Branch | None = None
+        self.calls = 0
+        recovery.recover(self, rows, init, suspects or {})
+
+    # ---- the step
+
+    def step(self, interrupts: Iterable[Interrupt], now: float) -> Outcome:
+        """What happened; what follows from it; which bursts hold the next tick; what to make durable and let out."""
+        self.now = max(self.now, now)
+        for interrupt in interrupts:
+            self.accept(interrupt)
+        self.expire()
+        self.run()
+        tick = self.scheduler.form()
+        outcome = Outcome(tick, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
+        if outcome.rows:
+            self.rows = {name: {} for name in TABLES}
+            self.inserted = set()
+        self.effects = []
+        return outcome
+
+    def deadline(self) -> float | None:
+        """Give the time at which `step` has to be called even if nothing happens; None: only if something does."""
+        while self.timers and not self.due(*self.timers[0][2:]):
+            heapq.heappop(self.timers)
+        if self.ready:
+            return self.now
+        return self.timers[0][0] if self.timers else None
+
+    def accept(self, interrupt: Interrupt) -> None:
+        match interrupt:
+            case TickDone(serial, tokens):
+                for burst, token in self.scheduler.done(serial, tokens):
+                    compute.sampled(self, burst, token)
+            case Trap(pid, key, call):
+                self.trap_foreign(pid, key, call)
+            case Answer(key, value, error):
+                if branch := self.invoked.pop(key, None):  # else nobody waits any more
+                    self.answer(branch, value, error)
+            case Shown(stream, offset):
+                streams.shown(self, stream, offset)
+            case Input(stream, text):
+                streams.feed(self, stream, text)
+            case Attach(ticket, program):
+                self.effects.append(Attached(ticket, life.attach(self, program).pid))
+            case Detach(pid):
+                if process := self.procs.get(pid):
+                    life.leave(self, process)
+            case SetPolicy(policy):
+                self.scheduler.set_policy(policy)
+
+    def expire(self) -> None:
+        """Let what was due happen."""
+        while self.timers and self.timers[0][0] <= self.now:
+            _, _, who, path = heapq.heappop(self.timers)
+            if not self.due(who, path):
+                continue
+            if isinstance(who, Process):
+                life.overtime(self, who)
+            elif isinstance(who.call, Sleep):
+                self.reply(who)
+            else:
+                self.withdraw(who)
+                self.reply(who, error=ETIMEDOUT(who.call.name, who.key if isinstance(who.call, Call) else ""))
+
+    def due(self, who: Branch | Process, path: str) -> bool:
+        """Say whether a timer still means anything."""
+        if isinstance(who, Process):
+            return who.status is None
+        return who.alive and who.blocked and who.path == path
+
+    def run(self) -> None:
+        """Deliver outcomes; programs run until their next calls. The budget keeps a busy one from holding the tick."""
+        ready = self.ready
+        for _ in range(self.budget):
+            if not ready:
+                return
+            branch, entry = ready.popleft()
+            process = branch.proc
+            if process.stopped:
+                process.held = process.held or []
+                process.held.append((branch, entry))
+                continue
+            process.awake -= 1
+            if not branch.alive:
+                if process.state is State.READY and not process.awake:
+                    process.move(State.BLOCKED)
+            elif entry:
+                self.deliver(branch, entry)
+            elif branch.blocked:
+                process.move(State.RUNNING)
+                self.trap(branch)
+                self.rest(process)
+            else:
+                self.resume(branch)
+
+    # ---- programs run, calls are trapped, outcomes are decided and delivered
+
+    def queue(self, branch: Branch, entry: Entry | None) -> None:
+        """Put an outcome in the line of delivery; None starts a program, or traps a call again."""
+        process = branch.proc
+        process.awake += 1
+        if process.state is State.BLOCKED:
+            process.move(State.READY)
+        self.ready.append((branch, entry))
+
+    def resume(self, branch: Branch, value: Any = None, error: BaseException | None = None) -> None:
+        """Drive a coroutine to its next call. A Gather or Select starts its branches here, in order, live and replayed."""
+        process = branch.proc
+        while branch.branches:
+            self.close(branch.branches.pop())
+        if not process.stopped:  # a branch may stop the process while its siblings start
+            process.move(State.RUNNING)
+        before, self.running = self.running, branch
+        try:
+            if branch.coro is None:
+                branch.coro = life.start(self, process)
+            call = branch.coro.send(value) if error is None else branch.coro.throw(error)
+        except StopIteration as stop:
+            branch.done, branch.value = True, stop.value
+        except (Exception, SystemExit) as failure:  # the program's own: it ends the branch, and the parent sees it
+            branch.done, branch.error = True, failure
+        finally:
+            self.running = before
+        if branch.done:
+            if not process.replaying:
+                self.settle(branch)
+        else:
+            self.enter(branch, call)
+        self.rest(process)
+
+    def rest(self, process: Process) -> None:
+        if process.state is State.RUNNING:
+            process.move(State.READY if process.awake else State.BLOCKED)
+
+    def enter(self, branch: Branch, call: Any) -> None:
+        """A program has made a call."""
+        branch.calls += 1
+        branch.path, branch.call, branch.blocked = f"{branch.prefix}{branch.calls}", call, True
+        try:
+            branch.text = call.canonical()
+        except (PydanticSerializationError, AttributeError):  # arguments that are not JSON, or no call: see `trap`
+            branch.text = f"?{type(call).__name__}"
+        if isinstance(call, (Gather, Select)):
+            branch.branches = [
+                self.branch(branch.proc, f"{branch.path}.{i}.", coro, branch) for i, coro in enumerate(call._coros)
+            ]
+            for child in tuple(branch.branches):
+                if child.alive:
+                    self.resume(child)
+        if branch.alive and branch.blocked and not branch.proc.replaying:
+            self.trap(branch)
+
+    def trap(self, branch: Branch) -> None:
+        """Decide a call, or let it wait. Here signals interrupt, and capabilities are checked."""
+        self.calls += 1
+        process, call = branch.proc, branch.call
+        if process.pending and (branch is process.root or process.foreign) and not isinstance(call, Exit):
+            return life.interrupt(self, branch)
+        try:
+            if branch.text.startswith("?"):
+                raise EINVAL(_not_a_call(call))
+            if process.caps != ("*",):
+                for cap in needs(self, process, call):
+                    permit(process, cap)
+            outcome = HANDLERS[type(call)](self, branch, call)
+        except SyscallError as error:
+            return self.reply(branch, error=error)
+        if outcome is not BLOCKED:
+            self.reply(branch, outcome)
+        return None
+
+    def reply(self, branch: Branch, value: Any = None, error: SyscallError | None = None) -> None:
+        """Decide the outcome of a call: it is journalled now, and delivered in this order."""
+        if error is not None:
+            text = encode_error(error)
+        elif type(value) is Encoded:
+            text = value.text
+        else:
+            text = branch.call.reply.dump_json(value).decode()
+        self.decide(branch, error is None, text)
+
+    def decide(self, branch: Branch, ok: bool, text: str) -> None:
+        process = branch.proc
+        if branch.noted:
+            self.forget(branch)
+        branch.blocked = False
+        entry = Entry(len(process.log), branch.path, branch.text, ok, text)
+        if self.probes:
+            self.probe("reply", process.pid, f"{branch.text} = {text}")
+        if process.foreign:
+            self.reply_foreign(branch, entry)
+        else:
+            self.append(process, entry)
+            self.queue(branch, entry)
+
+    def deliver(self, branch: Branch, entry: Entry) -> None:
+        """Hand an outcome to the program, decoded from the journal's text: the same way live and replayed."""
+        call, error = branch.call, None
+        value: Any = None
+        if isinstance(call, (Gather, Select)):
+            value, error = self.joined(branch, entry)
+        elif entry.ok:
+            value = call.reply.validate_json(entry.value)
+            if branch.proc.replaying and (redo := REDO.get(type(call))):
+                redo(self, branch, call, value)
+        else:
+            error = decode_error(entry.value)
+        self.resume(branch, value, error)
+
+    def settle(self, branch: Branch) -> None:
+        """A coroutine has ended: what its parent waits for may be complete, or its process may have ended."""
+        if branch.parent:
+            self.join(branch.parent)
+        else:
+            life.finished(self, branch)
+
+    def join(self, branch: Branch) -> None:
+        """Decide a Gather or Select if its branches allow it. The log has which branch decided; values stay in memory."""
+        if not branch.blocked or branch.proc.replaying:
+            return
+        branches = branch.branches or []
+        failed = next((i for i, b in enumerate(branches) if b.error), None)
+        done = next((i for i, b in enumerate(branches) if b.done), None)
+        if isinstance(branch.call, Select):
+            if done is not None:
+                self.decide(branch, failed != done, f'{{"branch":{done}}}')
+        elif failed is not None:
+            self.decide(branch, False, f'{{"branch":{failed}}}')
+        elif all(b.done for b in branches):
+            self.decide(branch, True, "null")
+
+    def joined(self, branch: Branch, entry: Entry) -> tuple[Any, BaseException | None]:
+        """Give the value or the error of a Gather or Select."""
+        branches = branch.branches or []
+        marker = from_json(entry.value)
+        if marker and "errno" in marker:  # interrupted, or refused
+            return None, decode_error(entry.value)
+        if marker is None:
+            return [b.value for b in branches], None
+        decider = branches[marker["branch"]]
+        return (marker["branch"], decider.value), None if entry.ok else decider.error
+
+    def branch(self, process: Process, prefix: str, coro: Any, parent: Branch | None) -> Branch:
+        branch = process.branches[prefix] = Branch(process, prefix, coro, parent)
+        return branch
+
+    def close(self, branch: Branch) -> None:
+        """End a coroutine from outside: it cannot call any more. Its frames go, but for those that a tick holds."""
+        while branch.branches:
+            self.close(branch.branches.pop())
+        if branch.noted:
+            self.forget(branch)
+        if branch.blocked:
+            self.withdraw(branch)
+        if branch.ctx and not (branch.proc.foreign and branch.parent):
+            self.scheduler.release(branch.ctx)
+        branch.alive = branch.blocked = False
+        branch.proc.branches.pop(branch.prefix, None)
+        if branch.coro:
+            with suppress(Exception):  # a program may raise while it is thrown away; nobody is left to see it
+                branch.coro.close()
+
+    def withdraw(self, branch: Branch) -> None:
+        """Take back what a blocked call has set in motion."""
+        if undo := WITHDRAW.get(type(branch.call)):
+            undo(self, branch)
+
+    def answer(self, branch: Branch, value: Any, error: SyscallError | None) -> None:
+        """Decide a call that waited for the outside."""
+        try:
+            if isinstance(branch.call, Stat):
+                value = with_the_dead(self, branch, value)
+            self.reply(branch, value, error)
+        except SyscallError as refusal:
+            self.reply(branch, error=refusal)
+        except PydanticSerializationError as problem:
+            self.reply(branch, error=EIO(f"the answer of {branch.text} is not JSON: {problem}"))
+
+    def context(self, branch: Branch) -> Context:
+        """Give the context of a branch: its own, forked from its parent's when it is first needed."""
+        if branch.ctx is None:
+            if branch.parent is None:
+                branch.ctx = Context.from_image(branch.proc.image)
+            elif branch.proc.foreign:  # the calls of a foreign process share one
+                branch.ctx = self.context(branch.parent)
+            else:
+                branch.ctx = self.scheduler.fork(self.context(branch.parent))
+        return branch.ctx
+
+    # ---- foreign processes
+
+    def trap_foreign(self, pid: int, key: str, call: Syscall[Any]) -> None:
+        """Take a call from outside. A repeated key gets the outcome that it had; one in flight is not begun again."""
+        process = self.procs.get(pid)
+        if not process or process.status or not process.foreign or not process.root:
+            self.effects.append(Reply(pid, key, False, encode_error(ESRCH(f"no foreign process {pid}"))))
+        elif entry := next((e for e in process.log if e.path == key), None):
+            self.effects.append(Reply(pid, key, entry.ok, entry.value))
+        elif key not in process.branches:
+            branch = self.branch(process, key, None, process.root)
+            branch.path, branch.call, branch.text, branch.blocked = key, call, call.canonical(), True
+            self.trap(branch)
+
+    def reply_foreign(self, branch: Branch, entry: Entry) -> None:
+        process = branch.proc
+        if not branch.call.observes:
+            self.append(process, entry)
+        del process.branches[branch.prefix]
+        self.effects.append(Reply(process.pid, entry.path, entry.ok, entry.value))
+
+    # ---- what a restart must know
+
+    def begin(self, branch: Branch, **note: Any) -> tuple[dict[str, Any], bool]:
+        """Note what a restart must know of a call that waits: written once, found again. True: found again."""
+        key, branch.noted = branch.key, True
+        if key in self.started:
+            return self.started[key], True
+        self.started[key] = note
+        self.insert("started", (key,), (key, branch.proc.pid, branch.text, to_json(note).decode()))
+        return note, False
+
+    def forget(self, branch: Branch) -> None:
+        """The call has its outcome: nothing is noted any more."""
+        key, branch.noted = branch.key, False
+        del self.started[key]
+        self.erase("started", (key,))
+        for start in self.partials.pop(key, ()):
+            self.erase("partial", (key, start))
+
+    def until(self, branch: Branch, seconds: float | None) -> object:
+        """Let a call wait, at most for so many seconds from its first start."""
+        if seconds is not None:
+            note, _ = self.begin(branch, wake=self.now + seconds)
+            heapq.heappush(self.timers, (note["wake"], next(self.serial), branch, branch.path))
+        return BLOCKED
+
+    def append(self, process: Process, entry: Entry) -> None:
+        process.log.append(entry)
+        seq, path, call, ok, value = entry
+        key = (process.pid, process.epoch, seq)
+        self.rows["journal"][key] = (*key, path, call, int(ok), value)
+
+    def put(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+        """Write a row with this step."""
+        self.rows[table][key] = row
+
+    def insert(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+        """Write a row that is new; if it is erased in the same step, the store never sees it."""
+        self.rows[table][key] = row
+        self.inserted.add((table, key))
+
+    def erase(self, table: str, key: tuple[Any, ...]) -> None:
+        """Delete a row with this step."""
+        if (table, key) in self.inserted:
+            self.inserted.discard((table, key))
+            del self.rows[table][key]
+        else:
+            self.rows[table][key] = None
+
+    def save(self, process: Process, reaped: bool = False) -> None:
+        self.put("process", (process.pid,), process.row(reaped))
+
+    # ---- for handlers and reports
+
+    def living(self, pid: int) -> Process:
+        """Give a process that has not ended; raises ESRCH."""
+        process = self.procs.get(pid)
+        if process is None or process.status:
+            raise ESRCH(f"no process {pid}" if process is None else f"process {pid} has ended")
+        return process
+
+    def mail(self, branch: Branch, body: str) -> Mail:
+        """Make a message of a Send."""
+        self.next_mail += 1
+        return Mail(self.next_mail - 1, branch.key, branch.proc.pid, branch.call.tag, body)
+
+    def probe(self, kind: str, pid: int, detail: str) -> None:
+        """Tell the probes; one that raises is removed and reported."""
+        event = Event(self.scheduler.clock, kind, pid, detail)
+        for probe in tuple(self.probes):
+            try:
+                probe(event)
+            except Exception as error:  # a probe only looks: it must not break what it looks at
+                self.probes.remove(probe)
+                self.effects.append(Report(f"probe {probe!r} is removed: {type(error).__name__}: {error}"))
+
+    def idle(self) -> bool:
+        """Say whether nothing will happen without an interrupt from outside."""
+        return not self.ready and not self.scheduler.gang and not self.scheduler.waiting and not self.invoked
+
+    def check(self) -> None:
+        """Raise KernelBug if an invariant does not hold. Cheap enough to run when idle and after every test."""
+        self.scheduler.check()
+        waiting = {b.burst for p in self.procs.values() for b in p.branches.values() if b.burst}
+        if any(burst not in waiting for burst in self.scheduler.bursts()):
+            raise KernelBug("a burst runs that nobody awaits")
+        noted = {b.key for p in self.procs.values() for b in p.branches.values() if b.noted}
+        parked = {p.lineage for p in self.procs.values() if p.parked}
+        if any(key not in noted and key.split(":")[0] not in parked for key in self.started):
+            raise KernelBug("a call is noted as started, and nobody waits for it")
+
+
+def _not_a_call(call: Any) -> str:
+    if isinstance(call, Syscall):
+        return f"the arguments of {call.name} have to be JSON"
+    return f"a program awaits system calls, not {type(call).__name__}; other waiting belongs in a driver or outside"

@@ -1,0 +1,348 @@
+"""The life of a process: made, forked, replaced, interrupted, ended, waited for.
+
+Every process ends with a status, which its parent takes with `Wait`; until then it is a zombie. The children of a dead
+process go to init; where there is no init, the dead leave the table at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Coroutine, Mapping
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import PydanticSerializationError
+
+from tokix.kernel import recovery, streams
+from tokix.kernel.context import Context
+from tokix.kernel.events import Hangup
+from tokix.kernel.process import Branch, Entry, Process, State, descend
+from tokix.syscalls import EAGAIN, EINTR, EINVAL, ENOENT, ESRCH, Call, ExitStatus, Limits, Signal
+from tokix.syscalls.base import from_json, to_json
+
+if TYPE_CHECKING:
+    from tokix.kernel.kernel import Kernel
+
+INIT = 1
+
+# ---- beginning
+
+
+def create(
+    k: Kernel,
+    parent: Process | None,
+    lineage: str,
+    program: str,
+    args: str,
+    *,
+    nice: int = 0,
+    caps: tuple[str, ...] = ("*",),
+    limits: Limits | None = None,
+    fds: Mapping[int, str] = streams.INIT_FDS,
+    image: str = "",
+    foreign: bool = False,
+) -> Process:
+    """Make an entry of the process table, with its root branch. Pids are never used again."""
+    pid, k.next_pid = k.next_pid, k.next_pid + 1
+    k.put("kernel", ("next_pid",), ("next_pid", str(k.next_pid)))
+    process = Process(
+        pid=pid,
+        ppid=parent.pid if parent else 0,
+        lineage=lineage,
+        program=program,
+        args=args,
+        nice=nice,
+        caps=caps,
+        limits=limits or Limits(),
+        fds=fds,
+        born=k.now,
+        image=image,
+        foreign=foreign,
+    )
+    k.procs[pid] = process
+    process.root = k.branch(process, "", None, None)
+    if parent:
+        parent.children = parent.children or {}
+        parent.children[pid] = None
+    streams.open_ends(k, process)
+    watch_time(k, process)
+    k.save(process)
+    if k.probes:
+        k.probe("create", pid, program)
+    return process
+
+
+def watch_time(k: Kernel, process: Process) -> None:
+    """Set the timer of the limit of wall time."""
+    if process.limits.seconds is not None:
+        heapq.heappush(k.timers, (process.born + process.limits.seconds, next(k.serial), process, ""))
+
+
+def make_room(process: Process) -> None:
+    """Raise EAGAIN if a process has as many children as it may have."""
+    limit = process.limits.children
+    if limit is not None and len(process.children or ()) >= limit:
+        raise EAGAIN(f"process {process.pid} has its limit of {limit} children; wait for one")
+
+
+def attach(k: Kernel, program: str) -> Process:
+    """Make a foreign process: its program runs outside, and its calls come as `Trap`s."""
+    process = create(k, None, f"foreign{k.next_pid}", program, "[]", fds=streams.TTY_FDS, foreign=True)
+    process.move(State.BLOCKED)
+    return process
+
+
+def start(k: Kernel, process: Process) -> Coroutine[Any, Any, Any]:
+    """Call the program with its arguments."""
+    program = k.programs.get(process.program)
+    if program is None:
+        raise ENOENT(f"no program {process.program}")
+    coro = program(*from_json(process.args))
+    if not isinstance(coro, Coroutine):
+        raise TypeError(f"program {process.program} is not an async function")
+    return coro
+
+
+def fork(k: Kernel, b: Branch) -> int:
+    """Make a child whose log is the parent's, but for the outcome of this call; it shares all frames."""
+    parent = b.proc
+    if b is not parent.root or parent.foreign:
+        raise EINVAL("fork works in the root branch of a program only")
+    make_room(parent)
+    child = create(
+        k,
+        parent,
+        descend(parent.lineage, parent.epoch, b.path),
+        parent.program,
+        parent.args,
+        nice=parent.nice,
+        caps=parent.caps,
+        limits=parent.limits,
+        fds=parent.fds,
+        image=parent.image,
+    )
+    for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0")):
+        k.append(child, entry)
+    recovery.replay(k, child)
+    if child.root and not child.parked:
+        ctx = k.context(b)
+        if k.context(child.root).tokens != ctx.tokens:
+            recovery.park(k, child, "the replay of its log gave another context")
+        else:
+            child.root.ctx = k.scheduler.fork(ctx)
+    child.base, child.tokens = -child.tokens, 0
+    k.save(child)
+    for open_branch in recovery.open_branches(child):
+        recovery.reopen(k, open_branch)
+    return child.pid
+
+
+def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
+    """Become another program. What stays: pid, names, mail, signals, children, limits and, unless `fresh`, the context."""
+    process = b.proc
+    if b is not process.root or process.foreign:
+        raise EINVAL("exec works in the root branch of a program only")
+    if k.programs.get(program) is None:
+        raise ENOENT(f"no program {program}")
+    ctx = Context() if fresh else k.scheduler.fork(k.context(b))
+    for entry in process.log:
+        k.erase("journal", (process.pid, process.epoch, entry.seq))
+    k.close(b)
+    process.program, process.args, process.epoch = program, args, process.epoch + 1
+    process.log, process.image, process.base = [], ctx.image(), process.tokens
+    process.root = k.branch(process, "", None, None)
+    process.root.ctx = ctx
+    k.save(process)
+    k.queue(process.root, None)
+
+
+# ---- signals
+
+
+def signal(k: Kernel, process: Process, sign: Signal) -> None:
+    """Do what a signal says; TERM and INT become the outcome of the process's current or next call."""
+    if k.probes:
+        k.probe("signal", process.pid, sign)
+    match sign:
+        case Signal.KILL:
+            end(k, process, "killed", detail="KILL")
+        case Signal.STOP:
+            stop(k, process)
+        case Signal.CONT:
+            resume(k, process)
+        case _:
+            process.pending = [*(process.pending or ()), sign.value]
+            save_signals(k, process)
+            blocked = [b for b in process.branches.values() if b.blocked and (process.foreign or b is process.root)]
+            if blocked:
+                interrupt(k, blocked[0])
+
+
+def interrupt(k: Kernel, b: Branch) -> None:
+    """Let the first pending signal be the outcome of a call. If an unsafe effect may have happened, the key asks for it."""
+    process = b.proc
+    assert process.pending
+    sign, *rest = process.pending
+    process.pending = rest or None
+    save_signals(k, process)
+    key = b.key if isinstance(b.call, Call) and b.noted else ""
+    k.withdraw(b)
+    k.reply(b, error=EINTR(sign, key))
+
+
+def save_signals(k: Kernel, process: Process) -> None:
+    if process.pending:
+        k.put("signal", (process.pid,), (process.pid, to_json(process.pending)))
+    else:
+        k.erase("signal", (process.pid,))
+
+
+def stop(k: Kernel, process: Process) -> None:
+    """Hold back deliveries, not decisions; its bursts leave their lanes at the border of the tick."""
+    if process.stopped or process.parked:
+        return
+    process.stopped = True
+    process.move(State.STOPPED)
+    for b in process.branches.values():
+        if b.burst:
+            k.scheduler.suspend(b.burst)
+    k.save(process)
+
+
+def resume(k: Kernel, process: Process) -> None:
+    """Go on after STOP."""
+    if not process.stopped:
+        return
+    process.stopped = False
+    process.move(State.READY if process.awake else State.BLOCKED)
+    k.ready.extend(process.held or ())
+    process.held = None
+    for b in process.branches.values():
+        if b.burst:
+            k.scheduler.wake(b.burst)
+    k.save(process)
+
+
+# ---- the end
+
+
+def finished(k: Kernel, b: Branch) -> None:
+    """The program of a process has returned or raised."""
+    process, error = b.proc, b.error
+    if error is None:
+        end(k, process, "exit", b.value)
+    elif isinstance(error, SystemExit):
+        end(k, process, "exit", error.code)
+    elif isinstance(error, EINTR):
+        end(k, process, "killed", detail=error.detail)
+    else:
+        end(k, process, "crashed", detail=_explain(error))
+
+
+def _explain(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}" if not hasattr(error, "errno") else str(error)
+    frames = [frame for frame in extract_tb(error.__traceback__) if "tokix/kernel" not in frame.filename]
+    own = [f for f in frames if not f.filename.endswith(("kernel/kernel.py", "syscalls/base.py"))]
+    return f"{text} ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno})" if own else text
+
+
+def overtime(k: Kernel, process: Process) -> None:
+    """The limit of wall time is reached, or it has moved."""
+    seconds = process.limits.seconds
+    if seconds is not None and k.now >= process.born + seconds:
+        end(k, process, "killed", detail=f"limit of {seconds:g} seconds")
+
+
+def leave(k: Kernel, process: Process) -> None:
+    """The connection of a foreign process is gone."""
+    if process.foreign and not process.status:
+        end(k, process, "exit")
+
+
+def end(k: Kernel, process: Process, reason: Any, value: Any = None, detail: str = "") -> None:
+    """End a process: all that it has goes, and its parent learns how it ended."""
+    try:
+        value = from_json(to_json(value))
+    except PydanticSerializationError as error:
+        reason, value, detail = "crashed", None, f"its exit value is not JSON: {error}"
+    process.status = ExitStatus(pid=process.pid, program=process.program, reason=reason, value=value, detail=detail)
+    if k.probes:
+        k.probe("end", process.pid, process.status.model_dump_json(exclude_defaults=True))
+    process.base = process.tokens
+    _close(k, process)
+    process.move(State.ZOMBIE)
+    if process.foreign:
+        k.effects.append(Hangup(process.pid, detail or reason))
+    _orphan(k, process)
+    _bury(k, process)
+
+
+def _close(k: Kernel, process: Process) -> None:
+    for b in [*process.branches.values()]:
+        if b.alive:
+            k.close(b)
+    process.root, process.held = None, None
+    for key in [key for key in k.started if key.startswith(f"{process.lineage}:")] if process.parked else ():
+        del k.started[key]
+        k.erase("started", (key,))
+        for start_at in k.partials.pop(key, ()):
+            k.erase("partial", (key, start_at))
+    for mail in process.mailbox or ():
+        k.erase("message", (mail.seq,))
+    for sender in process.senders or ():
+        k.reply(sender, error=ESRCH(f"process {process.pid} has ended"))
+    process.mailbox = process.senders = process.receivers = process.waiters = None
+    if process.pending:
+        process.pending = None
+        k.erase("signal", (process.pid,))
+    streams.close_ends(k, process)
+
+
+def _orphan(k: Kernel, process: Process) -> None:
+    """Give the children to init."""
+    init = k.procs.get(INIT)
+    adopter = init if init and not init.status and init is not process else None
+    for pid in process.children or ():
+        child = k.procs[pid]
+        child.ppid = adopter.pid if adopter else 0
+        if adopter:
+            adopter.children = adopter.children or {}
+            adopter.children[pid] = None
+        if child.status:
+            _bury(k, child)
+        else:
+            k.save(child)
+    process.children = process.zombies = None
+
+
+def _bury(k: Kernel, process: Process) -> None:
+    """Hand the status to a parent that waits, keep it for one that may yet, or forget the process."""
+    parent = k.procs.get(process.ppid)
+    if not parent or parent.status:
+        reap(k, process)
+        return
+    for waiter in parent.waiters or ():
+        if waiter.call.pid in (None, process.pid):
+            assert parent.waiters
+            parent.waiters.remove(waiter)
+            reap(k, process)
+            k.reply(waiter, process.status)
+            return
+    parent.zombies = parent.zombies or {}
+    parent.zombies[process.pid] = None
+    k.save(process)
+
+
+def reap(k: Kernel, process: Process) -> None:
+    """Take a dead process off the table. The store keeps its line and its log; of a foreign one, nothing."""
+    del k.procs[process.pid]
+    if parent := k.procs.get(process.ppid):
+        for pids in (parent.children, parent.zombies):
+            if pids:
+                pids.pop(process.pid, None)
+    if process.foreign:
+        k.erase("process", (process.pid,))
+        for entry in process.log:
+            k.erase("journal", (process.pid, process.epoch, entry.seq))
+    else:
+        k.save(process, reaped=True)

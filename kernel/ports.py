@@ -1,0 +1,138 @@
+"""The ports of the kernel: what the outside has to provide. The kernel never calls a method here that does I/O.
+
+It reads the machine's vocabulary and shape, which are pure; the edge runs ticks, commits rows, calls drivers and asks
+the clock. A table of the store is a name, the columns of its key and the other columns; a row is a tuple of str, int,
+float or None in that order. `Kernel` produces rows as `{table: {key: row, or None to delete}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from tokix.kernel.events import Tick
+    from tokix.syscalls import DeviceInfo, Role
+
+#: A program: called with the arguments of its `Spawn`, it gives the coroutine of a process.
+Program = Callable[..., Coroutine[Any, Any, Any]]
+
+Scalar = str | int | float | None
+Key = tuple[Scalar, ...]
+Rows = Mapping[str, Mapping[Key, tuple[Scalar, ...] | None]]
+
+
+class Table(NamedTuple):
+    """The columns of a table with their types; the first `keys` of them are its key."""
+
+    keys: int
+    columns: dict[str, type[int] | type[str] | type[float]]
+
+
+#: The tables of the store. Columns that hold structure hold canonical JSON.
+TABLES: dict[str, Table] = {
+    "process": Table(
+        1,
+        {
+            "pid": int,
+            "ppid": int,
+            "lineage": str,
+            "program": str,
+            "args": str,
+            "nice": int,
+            "epoch": int,
+            "stopped": int,
+            "foreign": int,
+            "caps": str,
+            "limits": str,
+            "fds": str,
+            "image": str,
+            "tokens": int,
+            "born": float,
+            "status": str,
+            "reaped": int,
+        },
+    ),
+    "journal": Table(3, {"pid": int, "epoch": int, "seq": int, "path": str, "call": str, "ok": int, "value": str}),
+    "started": Table(1, {"key": str, "pid": int, "call": str, "note": str}),
+    "partial": Table(2, {"key": str, "start": int, "tokens": str}),
+    "message": Table(1, {"seq": int, "pid": int, "id": str, "sender": int, "tag": str, "body": str}),
+    "signal": Table(1, {"pid": int, "pending": str}),
+    "stream": Table(1, {"name": str, "note": str}),
+    "chunk": Table(2, {"stream": str, "offset": int, "pid": int, "fd": int, "text": str}),
+    "kernel": Table(1, {"name": str, "value": str}),
+}
+
+
+class Store(Protocol):
+    """The truth. One kernel at a time has it open."""
+
+    def load(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Give all rows that a kernel needs at boot, by table: not the processes that were reaped, nor their journals."""
+
+    def dead(self) -> list[tuple[Any, ...]]:
+        """Give the rows of `process` that were reaped, oldest first."""
+
+    def commit(self, rows: Rows) -> None:
+        """Make the rows durable, all or none; raises if that is not certain."""
+
+    def close(self) -> None:
+        """Let another kernel open it."""
+
+
+class Vocabulary(Protocol):
+    """The pure part of a machine: text to tokens and back."""
+
+    #: Sampling one of these ends a burst; it is not part of the text.
+    stops: frozenset[int]
+
+    def render(self, role: Role, text: str) -> list[int]:
+        """Give the tokens of a page, with the marks of the chat template. Raises nothing."""
+
+    def opening(self) -> list[int]:
+        """Give the tokens that ask the model for an answer."""
+
+    def closing(self) -> list[int]:
+        """Give the tokens that end an answer in the context."""
+
+    def encode(self, text: str) -> list[int]:
+        """Give the tokens of bare text."""
+
+    def piece(self, token: int) -> bytes:
+        """Give the UTF-8 bytes of a token; the pieces of a text join to it."""
+
+
+class Machine(Vocabulary, Protocol):
+    """Model, weights and backend."""
+
+    #: How many frames its memory has.
+    frames: int
+    #: How many tokens one context can have.
+    window: int
+
+    def run(self, tick: Tick) -> list[int | None]:
+        """Run one tick, in the order of submission; gives a token per row, None where the row does not sample."""
+
+
+class Driver(Protocol):
+    """Code for a device. Only the edge calls it."""
+
+    def describe(self, name: str) -> DeviceInfo:
+        """Describe the ops of the device, mounted under this name."""
+
+    async def invoke(self, op: str, args: dict[str, Any], key: str) -> Any:
+        """Run an op and give a JSON value; raises a SyscallError for the caller, anything else is EIO."""
+
+
+class Clock(Protocol):
+    """Wall time."""
+
+    def now(self) -> float:
+        """Give seconds since 1970."""
+
+
+class Programs(Protocol):
+    """Finds programs by name."""
+
+    def get(self, name: str) -> Program | None:
+        """Give the program, or None if there is none of that name."""

@@ -1,0 +1,201 @@
+"""Recovery: a process image is its log.
+
+Two passes: first every process is rebuilt without effects, by replaying its log into a fresh coroutine; only then its
+open calls happen, for they may reach any process. A program that calls something else than its log has is not the
+program that wrote it: the process is parked as DIVERGED, harms nobody, and goes on when the program is repaired.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tokix.kernel import life, streams
+from tokix.kernel.calls import REDO
+from tokix.kernel.ports import TABLES
+from tokix.kernel.process import Branch, Entry, Mail, Process, State
+from tokix.syscalls import ExitStatus, Limits, decode_canonical
+from tokix.syscalls.base import from_json, to_json
+
+if TYPE_CHECKING:
+    from tokix.kernel.kernel import Kernel
+
+Loaded = Mapping[str, list[tuple[Any, ...]]]
+
+
+def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapping[int, str]) -> None:
+    """Bring the kernel to where the rows are. A first start is a restart from nothing."""
+    _load(k, rows)
+    if k.next_pid == 1:
+        k.put("kernel", ("seed",), ("seed", str(k.seed)))
+        program, args = init
+        process = life.create(k, None, "1", program, to_json(args))
+        assert process.root
+        k.queue(process.root, None)
+        return
+    living = [p for p in k.procs.values() if not p.status]
+    for process in living:
+        if process.pid in suspects:
+            park(k, process, suspects[process.pid])
+        else:
+            replay(k, process)
+    calls = [b for p in living if not p.parked for b in open_branches(p)]
+    calls.sort(key=lambda b: k.started.get(b.key, {}).get("order", 0))
+    for process in living:
+        if not process.parked and process.stopped:
+            process.move(State.STOPPED)
+    for branch in calls:
+        reopen(k, branch)
+    for process in [p for p in k.procs.values() if p.status]:
+        life._bury(k, process)
+
+
+# ---- the two passes
+
+
+def replay(k: Kernel, process: Process) -> None:
+    """Rebuild a process from its log, without effects: the first half of a restart, and of Fork."""
+    process.replaying = True
+    if process.foreign:
+        _redo_foreign(k, process)
+    else:
+        why = _replay(k, process)
+        if why:
+            park(k, process, why)
+    process.replaying = False
+    for branch in process.branches.values():
+        branch.noted = branch.key in k.started
+
+
+def _replay(k: Kernel, process: Process) -> str:
+    """Drive a fresh coroutine with the log; gives what is wrong."""
+    if k.programs.get(process.program) is None:
+        return f"no program {process.program}"
+    assert process.root
+    k.resume(process.root)
+    for entry in process.log:
+        branch = process.branches.get(entry.path[: entry.path.rfind(".") + 1])
+        if branch is None:
+            continue  # its branch was cancelled before this could be delivered
+        if branch.done or (branch.path, branch.text) != (entry.path, entry.call):
+            return difference(entry.path, entry.call, _now_at(branch))
+        branch.blocked = False
+        k.deliver(branch, entry)
+    for branch in process.branches.values():
+        begun = k.started.get(branch.key)
+        if begun is not None and branch.blocked and begun.get("call", branch.text) != branch.text:
+            return difference(branch.path, begun["call"], _now_at(branch))
+    return ""
+
+
+def _now_at(branch: Branch) -> str:
+    if branch.done:
+        return f"the program ended ({branch.error!r})" if branch.error else "the program returned"
+    return f"{branch.text} at call {branch.path}"
+
+
+def difference(path: str, recorded: str, called: str) -> str:
+    """Say where a program left its log, in three lines."""
+    return f"at call {path} the program differs from its journal\n  journal: {recorded}\n  program: {called}"
+
+
+def _redo_foreign(k: Kernel, process: Process) -> None:
+    """A foreign process has no coroutine: only its context is made again."""
+    assert process.root
+    process.move(State.BLOCKED)
+    for entry in process.log:
+        call = decode_canonical(entry.call)
+        if entry.ok and (redo := REDO.get(type(call))):
+            redo(k, process.root, call, call.reply.validate_json(entry.value))
+
+
+def open_branches(process: Process) -> list[Branch]:
+    """Give the branches that a replay left at the end of the log."""
+    return [b for b in process.branches.values() if b.alive and (b.done or b.blocked)]
+
+
+def reopen(k: Kernel, branch: Branch) -> None:
+    """Let a branch go on after the log: it ends, or its open call happens."""
+    if not branch.alive:
+        return
+    if branch.done:
+        k.settle(branch)
+    elif branch.proc.stopped:
+        k.queue(branch, None)  # it is held until CONT, and trapped then
+    elif branch.blocked:
+        k.trap(branch)
+        k.rest(branch.proc)
+
+
+def park(k: Kernel, process: Process, why: str) -> None:
+    """DIVERGED: the process stops and keeps what the store has of it."""
+    process.parked = why
+    if process.root:
+        k.close(process.root)
+    process.branches.clear()
+    process.move(State.DIVERGED)
+
+
+# ---- loading
+
+
+def _load(k: Kernel, rows: Loaded) -> None:
+    meta = dict(rows["kernel"])
+    k.next_pid = int(meta.get("next_pid", 1))
+    k.now = max(k.now, float(meta.get("now", 0)))
+    k.seed = int(meta.get("seed", k.seed))
+    for row in sorted(rows["process"]):
+        process = _process(dict(zip(TABLES["process"].columns, row, strict=True)))
+        k.procs[process.pid] = process
+    for process in k.procs.values():
+        _join(k, process)
+    for pid, epoch, seq, path, call, ok, value in sorted(rows["journal"], key=lambda row: row[:3]):
+        if (process := k.procs.get(pid)) and process.epoch == epoch:
+            process.log.append(Entry(seq, path, call, bool(ok), value))
+    for key, _, call, note in rows["started"]:
+        k.started[key] = {**from_json(note), "call": call}
+    for key, start, tokens in rows["partial"]:
+        k.partials.setdefault(key, {})[start] = from_json(tokens)
+    for seq, pid, *mail in sorted(rows["message"]):
+        process = k.procs[pid]
+        process.mailbox = process.mailbox or deque()
+        process.mailbox.append(Mail(seq, *mail))
+        k.next_mail = seq + 1
+    for pid, pending in rows["signal"]:
+        k.procs[pid].pending = from_json(pending)
+    streams.recover(k, rows["stream"], rows["chunk"])  # type: ignore[arg-type]
+
+
+def _process(row: dict[str, Any]) -> Process:
+    return Process(
+        pid=row["pid"],
+        ppid=row["ppid"],
+        lineage=row["lineage"],
+        program=row["program"],
+        args=row["args"],
+        nice=row["nice"],
+        caps=tuple(from_json(row["caps"])),
+        limits=Limits.model_validate_json(row["limits"]),
+        fds={int(fd): name for fd, name in from_json(row["fds"]).items()},
+        born=row["born"],
+        epoch=row["epoch"],
+        image=row["image"] or "",
+        base=row["tokens"],
+        tokens=row["tokens"],
+        stopped=bool(row["stopped"]),
+        foreign=bool(row["foreign"]),
+        status=ExitStatus.model_validate_json(row["status"]) if row["status"] else None,
+    )
+
+
+def _join(k: Kernel, process: Process) -> None:
+    """Tie a loaded process to its parent, its timer and its root branch."""
+    if parent := k.procs.get(process.ppid):
+        parent.children = parent.children or {}
+        parent.children[process.pid] = None
+    if process.status:
+        process.state = State.ZOMBIE
+    else:
+        process.root = k.branch(process, "", None, None)
+        life.watch_time(k, process)

@@ -1,0 +1,445 @@
+"""The scheduler: which bursts share the next tick, and which frames they use.
+
+Each tick the machine runs a gang of at most `lanes` bursts in one packed forward. A burst takes one row of one token
+while it decodes, or a chunk of its prompt, all chunks of a tick together within the prefill budget. The gang changes
+only on events (arrival, end, quantum used, wake, frame shortage); between two events forming a tick costs a few
+microseconds for each lane, however many wait.
+
+Under frame shortage, frames come from idle contexts first (least recently used), then from bursts that wait, worst
+first, then from the worst of the gang: never from a burst that goes before the one in need. What loses its frames
+keeps its tokens, and computes them again when it has a lane. Nothing starves: the best burst can have all frames, each
+turn of a lane lasts a whole quantum of sampled tokens, and `key` decides whose turn it is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from tokix.kernel.context import Context
+from tokix.kernel.errors import KernelBug
+from tokix.kernel.events import Row, Sampling, Tick
+from tokix.kernel.frames import FRAME, FramePool, frames_for
+from tokix.kernel.policy import Policy
+
+#: Ticks for which others may pass a burst that waits for frames.
+PATIENCE = 64
+
+
+@dataclass(slots=True, eq=False)
+class Burst:
+    """One `Think` in flight: it extends the tokens of a context until `end`."""
+
+    key: str
+    #: Whoever awaits it; a new burst of the same owner may keep the lane of the last.
+    owner: Any
+    ctx: Context
+    sampling: Sampling
+    nice: int
+    #: Tokens of the context before the burst: what a failure restores.
+    base: int
+    #: Tokens of the context in front of the first generated one.
+    prompt: int
+    #: The length of the context at which it ends.
+    end: int
+    #: Every token is reported: somebody reads along, or waits for a stop string.
+    watched: bool = False
+    #: When it came, when it last joined the queue, and its place there (see `policy`).
+    arrival: int = 0
+    since: int = 0
+    turn: int = 0
+    #: Tokens sampled in this turn.
+    used: int = 0
+    #: Its class while it runs; its lane, or −1; its valid place in the heap, or −1.
+    rank: int = 0
+    lane: int = -1
+    ticket: int = -1
+    alive: bool = True
+    #: What the text side keeps (see `compute`).
+    text: Any = None
+
+    @property
+    def generated(self) -> int:
+        """Give the number of tokens generated so far."""
+        return len(self.ctx.tokens) - self.prompt
+
+
+@dataclass(slots=True)
+class Counters:
+    """Events since boot, for reports."""
+
+    ticks: int = 0
+    #: Lanes given to another burst while the old one was not done.
+    switches: int = 0
+    #: Contexts that lost their frames while a burst still needed them, or might.
+    drops: int = 0
+    #: Frames copied on write.
+    copies: int = 0
+    #: Rows in all ticks, and tokens fed in them.
+    rows: int = 0
+    fed: int = 0
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Bursts in lanes, bursts in the queue, contexts in frames."""
+
+    pool: FramePool
+    policy: Policy
+    lanes: int
+    #: Tokens of prompts in one tick: what bounds the stall of a burst that decodes.
+    prefill: int
+    stops: frozenset[int]
+    slots: list[Burst | None] = field(init=False)
+    gang: list[Burst] = field(default_factory=list)
+    queue: list[tuple[tuple[int, int], int, Burst]] = field(default_factory=list)
+    waiting: int = 0
+    #: Contexts that have frames, least recently used first.
+    resident: dict[Context, None] = field(default_factory=dict)
+    #: Bursts of the tick in flight with the tokens that each feeds; frames that only this tick still holds.
+    flying: list[tuple[Burst, int]] = field(default_factory=list)
+    limbo: list[int] = field(default_factory=list)
+    dirty: bool = False
+    #: Lanes that were given up in this step, by owner: (lane, tokens used of the quantum).
+    vacated: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    clock: int = 0
+    serial: count[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        self.slots = [None] * self.lanes
+
+    # ---- bursts come and go
+
+    def add(self, burst: Burst) -> None:
+        """Queue a burst; one whose owner just ended another keeps that lane for the rest of its quantum."""
+        burst.ctx.burst = burst
+        burst.arrival = burst.turn = next(self.serial)
+        burst.since = self.clock
+        lane, used = self.vacated.pop(burst.owner, (-1, 0))
+        if lane >= 0 and used < self.policy.quantum and self.slots[lane] is None:
+            burst.used = used
+            self.seat(burst, lane)
+        else:
+            self.enqueue(burst)
+
+    def withdraw(self, burst: Burst) -> None:
+        """Take a burst out; its context is as before it began."""
+        self.leave(burst)
+        burst.alive = False
+        burst.ctx.burst = None
+        del burst.ctx.tokens[burst.base :]
+        self.trim(burst.ctx, min(burst.ctx.computed, burst.base))
+
+    def finish(self, burst: Burst) -> None:
+        """A burst has all its tokens: its lane is free, first of all for its owner's next burst."""
+        if burst.lane >= 0:
+            self.vacated[burst.owner] = (burst.lane, burst.used)
+        self.leave(burst)
+        burst.alive = False
+        burst.ctx.burst = None
+
+    def suspend(self, burst: Burst) -> None:
+        """Take a burst off its lane or out of the queue; it keeps its tokens and, while nobody needs them, its frames."""
+        self.leave(burst)
+
+    def wake(self, burst: Burst) -> None:
+        """Queue a suspended burst again."""
+        burst.since, burst.turn, burst.used = self.clock, next(self.serial), 0
+        self.enqueue(burst)
+
+    def renice(self, burst: Burst, nice: int) -> None:
+        """Change the priority of a burst, wherever it is."""
+        burst.nice = nice
+        if burst.ticket >= 0:
+            self.leave(burst)
+            self.enqueue(burst)
+        elif burst.lane >= 0:
+            burst.rank = self.policy.rank(burst, self.clock)
+            self.dirty = True
+
+    def set_policy(self, policy: Policy) -> None:
+        """Order everything anew; lanes are kept until the new policy says otherwise."""
+        self.policy = policy
+        queued = [burst for _, ticket, burst in self.queue if burst.ticket == ticket]
+        self.queue, self.waiting = [], 0
+        for burst in sorted(queued, key=lambda b: b.turn):
+            self.enqueue(burst)
+        for burst in self.gang:
+            burst.rank = policy.rank(burst, self.clock)
+
+    def enqueue(self, burst: Burst) -> None:
+        burst.ticket = next(self.serial)
+        heapq.heappush(self.queue, (self.policy.key(burst), burst.ticket, burst))
+        self.waiting += 1
+        self.dirty = True
+
+    def leave(self, burst: Burst) -> None:
+        """Forget the lane or the place in the queue."""
+        if burst.ticket >= 0:
+            burst.ticket = -1  # its heap entry is stale from here on
+            self.waiting -= 1
+        elif burst.lane >= 0:
+            self.slots[burst.lane] = None
+            self.gang.remove(burst)
+            burst.lane = -1
+            if burst.ctx in self.resident:  # the most recently used
+                self.resident[burst.ctx] = self.resident.pop(burst.ctx)
+        self.dirty = True
+
+    def seat(self, burst: Burst, lane: int) -> None:
+        burst.lane, burst.rank = lane, self.policy.rank(burst, self.clock)
+        self.slots[lane] = burst
+        self.gang.append(burst)
+        self.dirty = True
+
+    # ---- the tick
+
+    def form(self) -> Tick | None:
+        """Make the next tick, or None if one is in flight or nothing can run."""
+        if self.flying:
+            return None
+        if self.dirty:
+            self.regang()
+        if not self.gang:
+            return None
+        rows: list[Row] = []
+        copies: list[tuple[int, int]] = []
+        flying, uses, budget = self.flying, self.pool.uses, self.prefill
+        for burst in tuple(self.gang):
+            if burst.lane < 0:  # it lost its frames to a better one, a moment ago
+                continue
+            ctx = burst.ctx
+            tokens, table, start = ctx.tokens, ctx.table, ctx.computed
+            end = len(tokens)
+            if end - start != 1:
+                end = min(end, start + budget)
+                if end == start:
+                    continue
+                budget -= end - start
+            first = start // FRAME
+            if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
+                if not self.room(burst, start, end):
+                    self.displace(burst)
+                    continue
+                copies += self.grow(ctx, start, end)
+            view = ctx.view
+            if view is None:
+                view = ctx.view = tuple(table)
+            rows.append(Row(view, start, tokens[start:end], burst.sampling if end == len(tokens) else None))
+            flying.append((burst, end - start))
+            ctx.flying = True
+        if not rows:
+            raise KernelBug("a gang without a row: the best burst could not have its frames")
+        self.clock += 1
+        counters = self.counters
+        counters.ticks, counters.rows = counters.ticks + 1, counters.rows + len(rows)
+        return Tick(self.clock, rows, copies)
+
+    def done(self, serial: int, tokens: list[int | None]) -> list[tuple[Burst, int]]:
+        """Account for the tick in flight; gives the bursts that somebody has to look at, with their new token.
+
+        These are the ones at their end, at the end of their quantum, or watched.
+        """
+        if serial != self.clock or len(tokens) != len(self.flying):
+            raise KernelBug(f"tick {self.clock} was in flight, the machine answers for {serial}")
+        events = []
+        quantum, stops = self.policy.quantum, self.stops
+        flying, self.flying = self.flying, []
+        for (burst, fed), token in zip(flying, tokens, strict=True):
+            ctx = burst.ctx
+            ctx.flying = False
+            self.counters.fed += fed
+            if not burst.alive:
+                continue
+            ctx.computed += fed
+            if token is None:
+                continue
+            ctx.tokens.append(token)
+            burst.used += 1
+            spent = burst.used >= quantum
+            if spent or burst.watched or token in stops or len(ctx.tokens) >= burst.end:
+                events.append((burst, token))
+                self.dirty |= spent
+        if self.limbo:
+            self.pool.drop(self.limbo)
+            self.limbo = []
+        return events
+
+    # ---- the gang
+
+    def regang(self) -> None:
+        """Choose the gang anew: who has used a quantum yields, free lanes are filled, a better rank takes a lane."""
+        self.dirty = False
+        for burst in [b for b in self.gang if b.used >= self.policy.quantum]:
+            burst.used = 0
+            if self.waiting:
+                burst.since, burst.turn = self.clock, next(self.serial)
+                self.requeue(burst)
+        self.fill()
+        self.preempt()
+        self.gang.sort(key=lambda b: (b.rank, b.turn))
+        self.vacated.clear()
+        self.dirty = False
+
+    def fill(self) -> None:
+        """Give free lanes to the best that fit.
+
+        A few that do not fit are passed over, so that lanes do not idle, until one has waited for PATIENCE ticks: then
+        lanes drain until it fits.
+        """
+        aside: list[Burst] = []
+        while len(self.gang) < self.lanes and len(aside) < self.lanes and (burst := self.pop()):
+            if self.fits(burst):
+                self.seat(burst, self.slots.index(None))
+                continue
+            aside.append(burst)
+            if self.clock - burst.since > PATIENCE:
+                break
+        for burst in aside:
+            self.enqueue(burst)
+
+    def preempt(self) -> None:
+        """While somebody who waits has a strictly better rank than somebody who runs, they change places."""
+        while len(self.gang) == self.lanes and (best := self.peek()):
+            worst = max(self.gang, key=lambda b: (b.rank, b.turn))
+            if self.policy.rank(best, self.clock) >= worst.rank or not self.fits(best):
+                return
+            lane = worst.lane
+            self.pop()
+            self.requeue(worst)
+            self.seat(best, lane)
+
+    def requeue(self, burst: Burst) -> None:
+        self.leave(burst)
+        self.enqueue(burst)
+        self.counters.switches += 1
+
+    def displace(self, burst: Burst) -> None:
+        """A burst has to wait for frames: it keeps its place in the order, and is tried again at the next event."""
+        dirty = self.dirty
+        self.requeue(burst)
+        self.dirty = dirty
+
+    def peek(self) -> Burst | None:
+        while self.queue:
+            _, ticket, burst = self.queue[0]
+            if burst.ticket == ticket:
+                return burst
+            heapq.heappop(self.queue)
+        return None
+
+    def pop(self) -> Burst | None:
+        burst = self.peek()
+        if burst:
+            heapq.heappop(self.queue)
+            burst.ticket = -1
+            self.waiting -= 1
+        return burst
+
+    # ---- frames
+
+    def need(self, ctx: Context, start: int, end: int) -> int:
+        """Count the free frames that writing positions start…end takes."""
+        shared = start // FRAME < len(ctx.table) and self.pool.uses[ctx.table[start // FRAME]] > 1
+        return frames_for(end) - len(ctx.table) + shared
+
+    def fits(self, burst: Burst) -> bool:
+        """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
+        ctx = burst.ctx
+        ahead = min(len(ctx.tokens) + self.policy.quantum, burst.end)
+        short = self.need(ctx, ctx.computed, ahead) - len(self.pool.free)
+        if short <= 0:
+            return True
+        rank = self.policy.rank(burst, self.clock)
+        spared = {b.ctx for b in self.gang if b.rank <= rank} | {ctx}
+        return short <= sum(len(c.table) for c in self.resident if c not in spared)
+
+    def room(self, burst: Burst, start: int, end: int) -> bool:
+        """Free frames until positions start…end of the burst's context can be written; False if it has to wait."""
+        victims: Iterator[Context] | None = None
+        while self.need(burst.ctx, start, end) > len(self.pool.free):
+            victims = victims or self.victims(burst)
+            victim = next(victims, None)
+            if victim is None:
+                return False
+            self.release(victim)
+            self.counters.drops += 1
+            if victim.burst and victim.burst.lane >= 0:
+                self.displace(victim.burst)
+        return True
+
+    def victims(self, burst: Burst) -> Iterator[Context]:
+        """Give the contexts whose frames a burst may take, in order."""
+        yield from [c for c in self.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
+        key = self.policy.key
+        queued = [c.burst for c in self.resident if c.burst and c.burst.ticket >= 0 and key(c.burst) > key(burst)]
+        yield from [b.ctx for b in sorted(queued, key=key, reverse=True)]
+        later = self.gang[self.gang.index(burst) + 1 :]
+        yield from [b.ctx for b in reversed(later) if b.ctx.table]
+
+    def grow(self, ctx: Context, start: int, end: int) -> list[tuple[int, int]]:
+        """Make positions start…end writable; gives the copies (from, to) that have to come first."""
+        table, first, copies = ctx.table, start // FRAME, []
+        if first < len(table) and self.pool.uses[table[first]] > 1:
+            [fresh] = self.pool.take(1)
+            copies.append((table[first], fresh))
+            self.limbo.append(table[first])  # the tick reads it: the reference ends with the tick
+            table[first] = fresh
+            self.counters.copies += 1
+        table += self.pool.take(frames_for(end) - len(table))
+        ctx.view = None
+        self.resident.setdefault(ctx)
+        return copies
+
+    def trim(self, ctx: Context, computed: int) -> None:
+        """Keep the frames of the first `computed` tokens only."""
+        ctx.computed = computed
+        keep = frames_for(computed)
+        dropped = ctx.table[keep:]
+        if dropped:
+            del ctx.table[keep:]
+            ctx.view = None
+            self.let_go(ctx, dropped)
+        if not keep:
+            self.resident.pop(ctx, None)
+
+    def release(self, ctx: Context) -> None:
+        """Take all frames from a context."""
+        self.trim(ctx, 0)
+
+    def let_go(self, ctx: Context, frames: list[int]) -> None:
+        if ctx.flying:
+            self.limbo += frames  # a tick in flight names them: they stay used until it is done
+        else:
+            self.pool.drop(frames)
+
+    def fork(self, ctx: Context) -> Context:
+        """Give a copy that shares all frames."""
+        covered = frames_for(ctx.computed)
+        twin = Context(ctx.tokens.copy(), ctx.pages.copy(), ctx.table[:covered], ctx.computed)
+        if twin.table:
+            self.pool.share(twin.table)
+            self.resident[twin] = None
+        return twin
+
+    # ---- integrity
+
+    def check(self) -> None:
+        """Raise KernelBug if an invariant does not hold."""
+        self.pool.check([*(ctx.table for ctx in self.resident), self.limbo])
+        if any(not ctx.table for ctx in self.resident):
+            raise KernelBug("a context without frames is listed as resident")
+        if not self.flying and any(len(ctx.table) != frames_for(ctx.computed) for ctx in self.resident):
+            raise KernelBug("a frame table does not cover the computed tokens")
+        if sorted(b.lane for b in self.gang) != [lane for lane, b in enumerate(self.slots) if b]:
+            raise KernelBug("lanes and gang differ")
+        if self.waiting != sum(burst.ticket == ticket for _, ticket, burst in self.queue):
+            raise KernelBug("the count of waiting bursts is wrong")
+
+    def bursts(self) -> Iterable[Burst]:
+        """Give all bursts that run or wait."""
+        return [*self.gang, *(burst for _, ticket, burst in self.queue if burst.ticket == ticket)]

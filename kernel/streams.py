@@ -1,0 +1,314 @@
+"""Streams: the terminal, pipes, and nothing.
+
+A stream is a durable queue of text with offsets. Pipes join processes; `tty:out` is read by the outside, which
+acknowledges what it has shown, and after a restart gets the rest again, with the same offsets; `tty:in` is written by
+the outside. A pipe ends for its readers when the last writer has closed it, and breaks for its writers when the last
+reader is gone. A full stream makes writers wait; the text of a burst is never held up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokix.kernel.events import Prompt, Show
+from tokix.kernel.outcome import BLOCKED, NULL
+from tokix.syscalls import EBADF, EINVAL, EPIPE, Read, Write
+from tokix.syscalls.base import from_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokix.kernel.kernel import Kernel
+    from tokix.kernel.process import Branch, Process
+
+#: Characters in a stream before writers wait.
+CAPACITY = 65536
+TTY_IN, TTY_OUT, NULL_STREAM = "tty:in", "tty:out", "null"
+INIT_FDS: Mapping[int, str] = {0: NULL_STREAM, 1: TTY_OUT, 2: TTY_OUT}
+TTY_FDS: Mapping[int, str] = {0: TTY_IN, 1: TTY_OUT, 2: TTY_OUT}
+
+
+class Chunk(NamedTuple):
+    """A piece of text, and who wrote it."""
+
+    offset: int
+    pid: int
+    fd: int
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """Text on its way."""
+
+    name: str
+    chunks: deque[Chunk] = field(default_factory=deque)
+    size: int = 0
+    next: int = 0
+    #: Pids with an end of a pipe, and whether there ever was one; of the terminal nobody keeps count.
+    readers: set[int] = field(default_factory=set)
+    writers: set[int] = field(default_factory=set)
+    read: bool = False
+    written: bool = False
+    #: The outside has ended its input.
+    eof: bool = False
+    waiting_readers: deque[Branch] = field(default_factory=deque)
+    waiting_writers: deque[Branch] = field(default_factory=deque)
+
+    @property
+    def pipe(self) -> bool:
+        return self.name.startswith("pipe:")
+
+    @property
+    def ended(self) -> bool:
+        """No more text will come."""
+        return self.eof or (self.pipe and self.written and not self.writers)
+
+    @property
+    def broken(self) -> bool:
+        """Nobody will read any more."""
+        return self.pipe and self.read and not self.readers
+
+
+def target(process: Process, fd: int, spec: str) -> str:
+    """Give the name of the stream that `Spawn` means by `tty`, `null` or `pipe:NAME`; raises EINVAL."""
+    if spec == "tty":
+        return TTY_FDS.get(fd, TTY_OUT)
+    if spec == "null":
+        return NULL_STREAM
+    kind, _, name = spec.partition(":")
+    if kind != "pipe" or not name:
+        raise EINVAL(f"descriptor {fd}: {spec!r} is not tty, null or pipe:NAME")
+    return f"pipe:{process.pid}:{name}"
+
+
+def get(k: Kernel, name: str) -> Stream:
+    stream = k.streams.get(name)
+    if stream is None:
+        stream = k.streams[name] = Stream(name)
+    return stream
+
+
+def open_ends(k: Kernel, process: Process) -> None:
+    """A new process has an end of every pipe among its descriptors: 0 is for reading."""
+    for fd, name in process.fds.items():
+        if name.startswith("pipe:"):
+            join(k, process, get(k, name), writes=fd != 0)
+
+
+def join(k: Kernel, process: Process, stream: Stream, writes: bool) -> None:
+    """Count a process among the readers or the writers of a pipe."""
+    pids = stream.writers if writes else stream.readers
+    if not stream.pipe or process.pid in pids:
+        return
+    pids.add(process.pid)
+    stream.written, stream.read = stream.written or writes, stream.read or not writes
+    process.pipes = process.pipes or set()
+    process.pipes.add(stream.name)
+    save(k, stream)
+
+
+def close_ends(k: Kernel, process: Process) -> None:
+    """A process has ended: so have its ends."""
+    owned = [name for name in k.streams if name.startswith(f"pipe:{process.pid}:")] if k.streams else []
+    for name in sorted({*(process.pipes or ()), *owned}):
+        stream = k.streams[name]
+        stream.readers.discard(process.pid)
+        stream.writers.discard(process.pid)
+        settle(k, stream)
+    process.pipes = None
+
+
+def settle(k: Kernel, stream: Stream) -> None:
+    """An end was closed: who waits for the other side goes on; a pipe that nobody can reach goes away."""
+    if stream.ended:
+        while stream.waiting_readers:
+            k.reply(stream.waiting_readers.popleft(), "")
+    if stream.broken:
+        while stream.waiting_writers:
+            k.reply(stream.waiting_writers.popleft(), error=EPIPE("nobody reads any more"))
+    owner = k.procs.get(int(stream.name.split(":")[1]))
+    reachable = stream.readers or stream.writers or (owner and not owner.status and not stream.broken)
+    if reachable:
+        return save(k, stream)
+    for chunk in stream.chunks:
+        k.erase("chunk", (stream.name, chunk.offset))
+    k.erase("stream", (stream.name,))
+    del k.streams[stream.name]
+    return None
+
+
+# ---- calls
+
+
+def read(k: Kernel, b: Branch, c: Read) -> object:
+    stream = resolve(k, b, c.fd, writes=False)
+    if stream is None:
+        return ""
+    if stream.name == TTY_OUT:
+        raise EBADF(f"descriptor {c.fd} is not for reading")
+    join(k, b.proc, stream, writes=False)
+    if stream.chunks:
+        return pull(k, stream, c.limit)
+    if stream.ended:
+        return ""
+    stream.waiting_readers.append(b)
+    if stream.name == TTY_IN:
+        k.effects.append(Prompt(stream.name))
+    return k.until(b, c.timeout)
+
+
+def write(k: Kernel, b: Branch, c: Write) -> object:
+    stream = resolve(k, b, c.fd, writes=True)
+    if stream is None:
+        return NULL
+    if stream.name == TTY_IN:
+        raise EBADF(f"descriptor {c.fd} is not for writing")
+    join(k, b.proc, stream, writes=True)
+    if stream.broken:
+        raise EPIPE("nobody reads any more")
+    if stream.size >= CAPACITY:
+        k.begin(b, order=next(k.serial))
+        stream.waiting_writers.append(b)
+        return BLOCKED
+    accept(k, stream, b)
+    return NULL
+
+
+def accept(k: Kernel, stream: Stream, b: Branch) -> None:
+    """Take the text of a Write."""
+    if b.call.text:
+        fd = b.call.fd if isinstance(b.call.fd, int) else 1
+        push(k, stream, b.proc.pid, fd, b.call.text)
+    if b.call.close and stream.pipe:
+        b.proc.fds = {fd: name for fd, name in b.proc.fds.items() if name != stream.name or fd == 0}
+        stream.writers.discard(b.proc.pid)
+        k.save(b.proc)
+        settle(k, stream)
+
+
+def resolve(k: Kernel, b: Branch, fd: int | str, writes: bool) -> Stream | None:
+    """Give the stream of a descriptor, None for null; raises EBADF."""
+    if isinstance(fd, str):
+        name = target(b.proc, -1, fd)
+        if name not in k.streams:
+            raise EBADF(f"{fd}: make a pipe by spawning a process with it")
+        return k.streams[name]
+    if fd not in b.proc.fds:
+        raise EBADF(f"descriptor {fd} is not open")
+    name = b.proc.fds[fd]
+    return None if name == NULL_STREAM else get(k, name)
+
+
+def withdraw(k: Kernel, b: Branch) -> None:
+    """Take back a Read or a Write that waits."""
+    for stream in k.streams.values():
+        for waiting in (stream.waiting_readers, stream.waiting_writers):
+            if b in waiting:
+                waiting.remove(b)
+
+
+# ---- text
+
+
+def emit(k: Kernel, process: Process, fd: int, text: str) -> None:
+    """Write for a process that cannot wait; where nobody reads, the text is dropped."""
+    name = process.fds.get(fd, NULL_STREAM)
+    if name != NULL_STREAM:
+        stream = get(k, name)
+        if not stream.broken:
+            join(k, process, stream, writes=True)
+            push(k, stream, process.pid, fd, text)
+
+
+def push(k: Kernel, stream: Stream, pid: int, fd: int, text: str) -> None:
+    chunk = Chunk(stream.next, pid, fd, text)
+    stream.next += 1
+    stream.size += len(text)
+    stream.chunks.append(chunk)
+    k.insert("chunk", (stream.name, chunk.offset), (stream.name, *chunk))
+    if stream.name == TTY_OUT:
+        k.effects.append(Show(stream.name, *chunk))
+    save(k, stream)
+    while stream.waiting_readers and stream.chunks:
+        reader = stream.waiting_readers.popleft()
+        k.reply(reader, pull(k, stream, reader.call.limit))
+
+
+def pull(k: Kernel, stream: Stream, limit: int) -> str:
+    """Take up to `limit` characters; writers that waited for room go on."""
+    parts: list[str] = []
+    while stream.chunks and limit:
+        chunk = stream.chunks.popleft()
+        part, rest = chunk.text[:limit], chunk.text[limit:]
+        parts.append(part)
+        limit -= len(part)
+        if rest:
+            stream.chunks.appendleft(chunk._replace(text=rest))
+            k.put("chunk", (stream.name, chunk.offset), (stream.name, *stream.chunks[0]))
+        else:
+            k.erase("chunk", (stream.name, chunk.offset))
+    text = "".join(parts)
+    drain(k, stream, len(text))
+    return text
+
+
+def drain(k: Kernel, stream: Stream, characters: int) -> None:
+    stream.size -= characters
+    while stream.waiting_writers and stream.size < CAPACITY:
+        writer = stream.waiting_writers.popleft()
+        accept(k, stream, writer)
+        k.reply(writer, NULL)
+
+
+def shown(k: Kernel, name: str, offset: int) -> None:
+    """The outside has what came up to an offset."""
+    stream = get(k, name)
+    characters = 0
+    while stream.chunks and stream.chunks[0].offset <= offset:
+        chunk = stream.chunks.popleft()
+        k.erase("chunk", (name, chunk.offset))
+        characters += len(chunk.text)
+    drain(k, stream, characters)
+
+
+def feed(k: Kernel, name: str, text: str | None) -> None:
+    """Text, or its end, comes in from the outside."""
+    stream = get(k, name)
+    if text:
+        push(k, stream, 0, 0, text)
+    elif text is None:
+        stream.eof = True
+        while stream.waiting_readers:
+            k.reply(stream.waiting_readers.popleft(), "")
+
+
+# ---- durability
+
+
+def save(k: Kernel, stream: Stream) -> None:
+    note = [stream.next, sorted(stream.readers), sorted(stream.writers), stream.read, stream.written]
+    k.put("stream", (stream.name,), (stream.name, to_json(note)))
+
+
+def recover(k: Kernel, notes: list[tuple[str, str]], chunks: list[tuple[str, int, int, int, str]]) -> None:
+    """Restore the streams of the store; what was not acknowledged is shown again."""
+    for name, note in notes:
+        stream = get(k, name)
+        stream.next, readers, writers, stream.read, stream.written = from_json(note)
+        stream.readers, stream.writers = set(readers), set(writers)
+        for pid in stream.readers | stream.writers:
+            process = k.procs[pid]
+            process.pipes = process.pipes or set()
+            process.pipes.add(name)
+    for name, *fields in sorted(chunks):
+        chunk = Chunk(*fields)
+        stream = get(k, name)
+        stream.chunks.append(chunk)
+        stream.size += len(chunk.text)
+        if name == TTY_OUT:
+            k.effects.append(Show(name, *chunk))
+
+

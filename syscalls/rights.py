@@ -1,0 +1,43 @@
+"""Capabilities: what a process may do. There is no ambient authority; a process can only pass on less than it has.
+
+A capability is a verb and, for some, an object, where a `*` at the end stands for anything:
+
+    *                everything
+    think            use the machine
+    spawn:PROGRAM    start or become a program
+    call:DEVICE.OP   use an op of a device, such as call:files.read
+    send:PID         write to a process that is neither parent nor child
+    kill:PID         signal, renice or limit a process that is not a child
+    nice             lower a nice value
+    limit            raise a limit
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tokix.syscalls.base import Syscall
+
+
+class Grant(Syscall[None]):
+    """Give some of the caller's capabilities to another process too. Raises ESRCH, EPERM."""
+
+    call: Literal["grant"] = "grant"
+    pid: int
+    caps: list[str]
+
+
+class Drop(Syscall[None]):
+    """Give up all capabilities for ever but those in `keep`, each covered by one that the caller has. Raises EPERM."""
+
+    call: Literal["drop"] = "drop"
+    keep: list[str] = []
+
+
+def covers(held: str, wanted: str) -> bool:
+    """Say whether holding one capability (which may end in `*`) allows another (likewise).
+
+    >>> covers("call:files.*", "call:files.read"), covers("call:files.read", "call:files.*")
+    (True, False)
+    """
+    return held == wanted or (held.endswith("*") and wanted.startswith(held[:-1]))
