@@ -24,7 +24,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from tokix.kernel import life, recovery, streams
-from tokix.kernel.calls import HANDLERS, REDO, WITHDRAW, compute
+from tokix.kernel.calls import compute
 from tokix.kernel.calls.process import with_the_dead
 from tokix.kernel.calls.rights import needs, permit
 from tokix.kernel.context import Context
@@ -52,6 +52,7 @@ from tokix.kernel.policy import Policy
 from tokix.kernel.ports import TABLES, Machine, Programs
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.kernel.scheduler import Scheduler
+from tokix.kernel.trap import HANDLERS, REDO, WITHDRAW
 from tokix.syscalls import (
     EINVAL,
     EIO,
@@ -118,6 +119,8 @@ class Kernel:
         self.next_pid = self.next_mail = 1
         #: The branch whose program has the control, for the watchdog.
         self.running: Branch | None = None
+        #: Told the pid whose program gets the control, and 0 when the kernel has it again.
+        self.on_run: Callable[[int], None] | None = None
         self.calls = 0
         recovery.recover(self, rows, init, suspects or {})
 
@@ -207,9 +210,7 @@ class Kernel:
             elif entry:
                 self.deliver(branch, entry)
             elif branch.blocked:
-                process.move(State.RUNNING)
-                self.trap(branch)
-                self.rest(process)
+                self.retrap(branch)
             else:
                 self.resume(branch)
 
@@ -231,6 +232,8 @@ class Kernel:
         if not process.stopped:  # a branch may stop the process while its siblings start
             process.move(State.RUNNING)
         before, self.running = self.running, branch
+        if self.on_run:
+            self.on_run(process.pid)
         try:
             if branch.coro is None:
                 branch.coro = life.start(self, process)
@@ -241,6 +244,8 @@ class Kernel:
             branch.done, branch.error = True, failure
         finally:
             self.running = before
+            if self.on_run:
+                self.on_run(before.proc.pid if before else 0)
         if branch.done:
             if not process.replaying:
                 self.settle(branch)
@@ -260,6 +265,8 @@ class Kernel:
             branch.text = call.canonical()
         except (PydanticSerializationError, AttributeError):  # arguments that are not JSON, or no call: see `trap`
             branch.text = f"?{type(call).__name__}"
+        if branch.proc.replaying:
+            branch.noted = branch.key in self.started
         if isinstance(call, (Gather, Select)):
             branch.branches = [
                 self.branch(branch.proc, f"{branch.path}.{i}.", coro, branch) for i, coro in enumerate(call._coros)
@@ -288,6 +295,12 @@ class Kernel:
         if outcome is not BLOCKED:
             self.reply(branch, outcome)
         return None
+
+    def retrap(self, branch: Branch) -> None:
+        """Let an open call happen, after a restart."""
+        branch.proc.move(State.RUNNING)
+        self.trap(branch)
+        self.rest(branch.proc)
 
     def reply(self, branch: Branch, value: Any = None, error: SyscallError | None = None) -> None:
         """Decide the outcome of a call: it is journalled now, and delivered in this order."""
@@ -321,11 +334,16 @@ class Kernel:
             value, error = self.joined(branch, entry)
         elif entry.ok:
             value = call.reply.validate_json(entry.value)
-            if branch.proc.replaying and (redo := REDO.get(type(call))):
-                redo(self, branch, call, value)
+            if branch.proc.replaying:
+                self.redo(branch, call, value)
         else:
             error = decode_error(entry.value)
         self.resume(branch, value, error)
+
+    def redo(self, branch: Branch, call: Syscall[Any], value: Any) -> None:
+        """Repeat what a call of the log changed."""
+        if again := REDO.get(type(call)):
+            again(self, branch, call, value)
 
     def settle(self, branch: Branch) -> None:
         """A coroutine has ended: what its parent waits for may be complete, or its process may have ended."""

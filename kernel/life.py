@@ -240,9 +240,9 @@ def finished(k: Kernel, b: Branch) -> None:
 
 
 def _explain(error: BaseException) -> str:
+    """Say what went wrong and at which line of the program."""
     text = f"{type(error).__name__}: {error}" if not hasattr(error, "errno") else str(error)
-    frames = [frame for frame in extract_tb(error.__traceback__) if "tokix/kernel" not in frame.filename]
-    own = [f for f in frames if not f.filename.endswith(("kernel/kernel.py", "syscalls/base.py"))]
+    own = [f for f in extract_tb(error.__traceback__) if not f.filename.endswith(("kernel/kernel.py", "syscalls/base.py"))]
     return f"{text} ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno})" if own else text
 
 

@@ -24,6 +24,8 @@ class Policy:
     name: ClassVar[str] = "FCFS"
     #: Tokens that a burst may sample before it yields its lane to an equal that waits.
     quantum: int = sys.maxsize
+    #: An owner that thinks again at once has the lane for the rest of its quantum, instead of a place in the queue.
+    keeps_lane: ClassVar[bool] = False
 
     def key(self, burst: Burst) -> tuple[int, int]:
         """Order the bursts that wait; the smallest runs first."""
@@ -42,6 +44,7 @@ class RR(Policy):
     """Round robin: a burst that has used its quantum goes to the end of the queue."""
 
     name = "RR"
+    keeps_lane = True
 
     def __init__(self, quantum: int = DEFAULT_QUANTUM) -> None:
         self.quantum = quantum

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import life, streams
-from tokix.kernel.calls import REDO
 from tokix.kernel.ports import TABLES
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.syscalls import ExitStatus, Limits, decode_canonical
@@ -64,8 +63,6 @@ def replay(k: Kernel, process: Process) -> None:
         if why:
             park(k, process, why)
     process.replaying = False
-    for branch in process.branches.values():
-        branch.noted = branch.key in k.started
 
 
 def _replay(k: Kernel, process: Process) -> str:
@@ -106,8 +103,8 @@ def _redo_foreign(k: Kernel, process: Process) -> None:
     process.move(State.BLOCKED)
     for entry in process.log:
         call = decode_canonical(entry.call)
-        if entry.ok and (redo := REDO.get(type(call))):
-            redo(k, process.root, call, call.reply.validate_json(entry.value))
+        if entry.ok:
+            k.redo(process.root, call, call.reply.validate_json(entry.value))
 
 
 def open_branches(process: Process) -> list[Branch]:
@@ -124,13 +121,14 @@ def reopen(k: Kernel, branch: Branch) -> None:
     elif branch.proc.stopped:
         k.queue(branch, None)  # it is held until CONT, and trapped then
     elif branch.blocked:
-        k.trap(branch)
-        k.rest(branch.proc)
+        k.retrap(branch)
 
 
 def park(k: Kernel, process: Process, why: str) -> None:
     """DIVERGED: the process stops and keeps what the store has of it."""
     process.parked = why
+    for branch in process.branches.values():
+        branch.noted = False  # its note stays, for the program that comes back
     if process.root:
         k.close(process.root)
     process.branches.clear()

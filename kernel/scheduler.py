@@ -115,7 +115,7 @@ class Scheduler:
     # ---- bursts come and go
 
     def add(self, burst: Burst) -> None:
-        """Queue a burst; one whose owner just ended another keeps that lane for the rest of its quantum."""
+        """Queue a burst; one whose owner just ended another may keep that lane for the rest of its quantum."""
         burst.ctx.burst = burst
         burst.arrival = burst.turn = next(self.serial)
         burst.since = self.clock
@@ -135,8 +135,8 @@ class Scheduler:
         self.trim(burst.ctx, min(burst.ctx.computed, burst.base))
 
     def finish(self, burst: Burst) -> None:
-        """A burst has all its tokens: its lane is free, first of all for its owner's next burst."""
-        if burst.lane >= 0:
+        """A burst has all its tokens: its lane is free, perhaps first of all for its owner's next burst."""
+        if burst.lane >= 0 and self.policy.keeps_lane:
             self.vacated[burst.owner] = (burst.lane, burst.used)
         self.leave(burst)
         burst.alive = False
@@ -202,10 +202,22 @@ class Scheduler:
         """Make the next tick, or None if one is in flight or nothing can run."""
         if self.flying:
             return None
-        if self.dirty:
-            self.regang()
-        if not self.gang:
-            return None
+        for _ in range(2):
+            if self.dirty:
+                self.regang()
+            if not self.gang:
+                return None
+            rows, copies = self.pack()
+            if rows:
+                self.clock += 1
+                counters = self.counters
+                counters.ticks, counters.rows = counters.ticks + 1, counters.rows + len(rows)
+                return Tick(self.clock, rows, copies)
+            self.dirty = True  # all were displaced by who waits: the first of the queue can have everything
+        raise KernelBug("the first of the queue could not have its frames")
+
+    def pack(self) -> tuple[list[Row], list[tuple[int, int]]]:
+        """Give the rows of the gang, and the copies that come first."""
         rows: list[Row] = []
         copies: list[tuple[int, int]] = []
         flying, uses, budget = self.flying, self.pool.uses, self.prefill
@@ -232,12 +244,7 @@ class Scheduler:
             rows.append(Row(view, start, tokens[start:end], burst.sampling if end == len(tokens) else None))
             flying.append((burst, end - start))
             ctx.flying = True
-        if not rows:
-            raise KernelBug("a gang without a row: the best burst could not have its frames")
-        self.clock += 1
-        counters = self.counters
-        counters.ticks, counters.rows = counters.ticks + 1, counters.rows + len(rows)
-        return Tick(self.clock, rows, copies)
+        return rows, copies
 
     def done(self, serial: int, tokens: list[int | None]) -> list[tuple[Burst, int]]:
         """Account for the tick in flight; gives the bursts that somebody has to look at, with their new token.

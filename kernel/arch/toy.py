@@ -33,8 +33,10 @@ class ToyMachine:
 
     stops = frozenset({END})
 
-    def __init__(self, frames: int = 256, window: int = 2048) -> None:
+    def __init__(self, frames: int = 256, window: int = 2048, *, ends: bool = True) -> None:
+        """Without `ends` the machine never ends by itself: every burst has its max_tokens."""
         self.frames, self.window = frames, window
+        self.alphabet = ALPHABET if ends else ALPHABET[:-1]
         self.memory = [bytearray(FRAME * _SLOT.size) for _ in range(frames)]
 
     # ---- vocabulary
@@ -72,7 +74,7 @@ class ToyMachine:
         assert row.sampling
         end = row.start + len(row.feed)
         reached = (self.memory[frame] for frame in row.table[: -(-end // FRAME)])
-        return choose(logits(reached, end), row.sampling, end)
+        return self.choose(logits(reached, end), row.sampling, end)
 
     def continuation(self, tokens: list[int], sampling: Sampling, count: int) -> list[int]:
         """Give the next tokens without frames: the oracle of the tests. Ends with the stop token, if one comes."""
@@ -80,8 +82,12 @@ class ToyMachine:
         start = len(tokens)
         while len(tokens) < start + count and tokens[-1:] != [END]:
             slots = b"".join(_SLOT.pack(token, position) for position, token in enumerate(tokens))
-            tokens.append(choose(logits([slots], len(tokens)), sampling, len(tokens)))
+            tokens.append(self.choose(logits([slots], len(tokens)), sampling, len(tokens)))
         return tokens[start:]
+
+    def choose(self, scores: list[float], sampling: Sampling, position: int) -> int:
+        """Give the token that a position has, from the scores of the letters."""
+        return self.alphabet[choose(scores[: len(self.alphabet)], sampling, position)]
 
 
 def logits(slots: Iterable[bytes | bytearray], end: int) -> list[float]:
@@ -95,10 +101,10 @@ def logits(slots: Iterable[bytes | bytearray], end: int) -> list[float]:
 
 
 def choose(scores: list[float], sampling: Sampling, position: int) -> int:
-    """Sample a token: temperature, then top-k, then top-p, by a random number that belongs to the place."""
+    """Sample an index: temperature, then top-k, then top-p, by a random number that belongs to the place."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     if not sampling.temperature:
-        return ALPHABET[order[0]]
+        return order[0]
     order = order[: sampling.top_k or None]
     weights = [math.exp((scores[i] - scores[order[0]]) / sampling.temperature) for i in order]
     total, kept, nucleus = sum(weights), 0.0, 0
@@ -109,8 +115,8 @@ def choose(scores: list[float], sampling: Sampling, position: int) -> int:
     for i, weight in zip(order[:nucleus], weights, strict=False):
         left -= weight
         if left < 0:
-            return ALPHABET[i]
-    return ALPHABET[order[nucleus - 1]]
+            return i
+    return order[nucleus - 1]
 
 
 def draw(stream: str, position: int) -> float:

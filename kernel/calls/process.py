@@ -76,7 +76,7 @@ def wait(k: Kernel, b: Branch, c: Wait) -> object:
         return child.status
     if c.pid is not None and not child:
         raise ECHILD(f"process {c.pid} is not a child of process {parent.pid}")
-    if not parent.children:
+    if not parent.children and parent.pid != life.INIT:  # init waits for orphans to come
         raise ECHILD(f"process {parent.pid} has no children")
     parent.waiters = parent.waiters or []
     parent.waiters.append(b)

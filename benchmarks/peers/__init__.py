@@ -1,0 +1,1 @@
+"""Other people's runtimes, measured beside tokix; `venvs.run_peer` is the door."""

@@ -1,0 +1,26 @@
+"""The trap table: what each call does, how it is taken back, and what a replay repeats of it.
+
+HANDLERS   `handler(kernel, branch, call)` gives the reply or BLOCKED, or raises a SyscallError
+WITHDRAW   takes back a call that waits
+REDO       repeats, in a replay, what a call that succeeded changed in what only the log remembers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tokix.kernel.calls import compute, concurrency, device, memory, messages, process, rights, time
+from tokix.kernel.errors import KernelBug
+from tokix.syscalls import CALLS
+
+_FAMILIES = (process, compute, memory, device, messages, concurrency, rights, time)
+
+HANDLERS: dict[type, Callable[..., Any]] = {call: f for family in _FAMILIES for call, f in family.HANDLERS.items()}
+WITHDRAW: dict[type, Callable[..., None]] = {
+    call: f for family in (process, compute, device, messages) for call, f in family.WITHDRAW.items()
+}
+REDO: dict[type, Callable[..., None]] = {call: f for family in (compute, memory) for call, f in family.REDO.items()}
+
+if set(HANDLERS) != set(CALLS):
+    raise KernelBug("every call has a handler, and every handler a call")

@@ -1,0 +1,135 @@
+"""Lives of a kernel: one run of the corpus, over a new kernel for each kill, and what has to hold at its end."""
+
+import json
+import re
+from contextlib import contextmanager
+
+import corpus
+from tokix.kernel.arch.toy import ToyMachine
+from tokix.kernel.policy import RR
+from tokix.kernel.ports import TABLES
+from tokix.sim import Simulation
+from tokix.storage import MemoryStore
+
+
+class Killed(BaseException):
+    """The kernel died at a commit."""
+
+
+class Mortal:
+    """A store around which the kernel dies, just before or just after the n-th commit of all its lives."""
+
+    def __init__(self, open_store=MemoryStore):
+        self.open_store, self.store = open_store, open_store()
+        self.commits, self.crash = 0, (0, "")
+
+    def load(self):
+        return self.store.load()
+
+    def dead(self):
+        return self.store.dead()
+
+    def commit(self, rows):
+        self.commits += 1
+        if self.crash == (self.commits, "before"):
+            raise Killed
+        self.store.commit(rows)
+        if self.crash == (self.commits, "after"):
+            raise Killed
+
+    def close(self):
+        self.store.close()
+
+    def reopen(self):
+        """What a new kernel finds."""
+        if not isinstance(self.store, MemoryStore):
+            self.store.close()
+            self.store = self.open_store()
+
+
+SHAPE = {"lanes": 2, "prefill": 8}
+
+
+def run(crashes=(), *, store=None, policy=None, frames=24, programs=corpus.PROGRAMS, changed=None, window=400, **shape):
+    """One run of the corpus; `changed` programs live only in the second life. Gives what can be compared."""
+    store, world = store or Mortal(), corpus.town()
+    kills = parked = 0
+    for life, store.crash in enumerate([*crashes, (0, "")]):
+        store.reopen()
+        ours = {**programs, **changed} if changed and life == 1 else programs
+        try:
+            machine = ToyMachine(frames, window, ends=False)
+            sim = Simulation(ours, store, world, machine, policy or RR(), **{**SHAPE, **shape})
+            sim.run()
+        except Killed:
+            world.now += 1
+            kills += 1
+            continue
+        parked += sum(bool(p.parked) for p in sim.kernel.procs.values())
+        if life and not parked:
+            break
+        if not changed:
+            break
+    return Life(store, world, sim, kills, parked)
+
+
+class Life:
+    """What is left of a run."""
+
+    def __init__(self, store, world, sim, kills, parked):
+        self.store, self.world, self.sim, self.kills, self.parked = store, world, sim, kills, parked
+        columns = list(TABLES["process"].columns)
+        dead = [dict(zip(columns, row, strict=True)) for row in store.dead()]
+        # A person who never heard of its pid comes again as another foreign process.
+        self.lineages = {row["pid"]: re.sub("foreign[0-9]+", "foreign", row["lineage"]) for row in dead}
+        #: How every process ended, by lineage. Pids depend on the schedule.
+        self.exits = {self.lineages[row["pid"]]: without_pid(row["status"]) for row in dead}
+        self.person = [without_pid(repr(outcome)) for outcome in world.person.outcomes[2:]]
+        self.said = {self.lineages[pid]: world.output(pid) for pid, *_ in world.screen.values()}
+
+    def result(self):
+        """Give all that must not depend on kills or on the schedule."""
+        return self.exits, self.person, self.said
+
+    def same_as(self, other):
+        """Assert that the results are equal, naming what differs."""
+        for mine, theirs in zip(self.result(), other.result(), strict=True):
+            assert mine == theirs
+        self.check()
+
+    def check(self):
+        """Nothing leaked, nothing was done twice."""
+        kernel, rows = self.sim.kernel, self.store.load()
+        assert not kernel.procs, f"left over: {list(kernel.procs.values())}"
+        for name in ("started", "partials", "invoked", "timers"):
+            left = [t for t in kernel.timers if kernel.due(*t[2:])] if name == "timers" else getattr(kernel, name)
+            assert not left, f"{name} leaks: {left}"
+        scheduler = kernel.scheduler
+        assert not scheduler.resident, "frames leak"
+        assert not scheduler.waiting
+        assert not scheduler.gang
+        assert len(scheduler.pool.free) == scheduler.pool.total
+        assert set(kernel.streams) <= {"tty:in", "tty:out"}
+        for table in ("process", "journal", "started", "partial", "message", "signal", "chunk"):
+            assert not rows[table], f"{table} leaks: {rows[table][:3]}"
+        runs = self.world.runs
+        assert (runs["rent"], runs["power"]) == (1, 1), "a bill was paid twice or never"
+        assert not self.world.reports
+
+
+def without_pid(status):
+    """Leave the pid out of a status, in JSON or as a repr."""
+    if status.startswith("{"):
+        return {key: value for key, value in json.loads(status).items() if key != "pid"}
+    return status.partition("pid=")[0] + status.partition("pid=")[2].lstrip("0123456789")
+
+
+@contextmanager
+def broken(target, name, replacement):
+    """Break one rule: replace a function, or wrap it."""
+    original = getattr(target, name)
+    setattr(target, name, replacement(original))
+    try:
+        yield
+    finally:
+        setattr(target, name, original)
