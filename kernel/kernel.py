@@ -92,11 +92,13 @@ class Kernel:
         budget: int = 1000,
         init: tuple[str, list[Any]] = ("init", []),
         suspects: Mapping[int, str] | None = None,
+        on_run: Callable[[int], None] | None = None,
     ) -> None:
         """Boot from the rows that the store has: recovery and a first start are the same.
 
         lanes, prefill (tokens) and budget (deliveries) bound what one tick and one step do. `suspects` names processes
-        to park, with the reason: they were running when the kernel died, again and again.
+        to park, with the reason: they were running when the kernel died, again and again. `on_run` is told the pid
+        whose program gets the control, and 0 when the kernel has it again.
         """
         self.machine, self.programs, self.now, self.seed, self.budget = machine, programs, now, seed, budget
         self.devices = {device.name: device for device in devices}
@@ -119,8 +121,7 @@ class Kernel:
         self.next_pid = self.next_mail = 1
         #: The branch whose program has the control, for the watchdog.
         self.running: Branch | None = None
-        #: Told the pid whose program gets the control, and 0 when the kernel has it again.
-        self.on_run: Callable[[int], None] | None = None
+        self.on_run = on_run
         self.calls = 0
         recovery.recover(self, rows, init, suspects or {})
 
@@ -240,7 +241,9 @@ class Kernel:
             call = branch.coro.send(value) if error is None else branch.coro.throw(error)
         except StopIteration as stop:
             branch.done, branch.value = True, stop.value
-        except (Exception, SystemExit) as failure:  # the program's own: it ends the branch, and the parent sees it
+        except KeyboardInterrupt:  # the operator's
+            raise
+        except BaseException as failure:  # the program's own: it ends the branch, and the parent sees it
             branch.done, branch.error = True, failure
         finally:
             self.running = before
@@ -533,7 +536,7 @@ class Kernel:
         if any(burst not in waiting for burst in self.scheduler.bursts()):
             raise KernelBug("a burst runs that nobody awaits")
         noted = {b.key for p in self.procs.values() for b in p.branches.values() if b.noted}
-        parked = {p.lineage for p in self.procs.values() if p.parked}
+        parked = {p.lineage for p in self.procs.values() if p.parked or p.foreign}
         if any(key not in noted and key.split(":")[0] not in parked for key in self.started):
             raise KernelBug("a call is noted as started, and nobody waits for it")
 

@@ -282,11 +282,8 @@ def _close(k: Kernel, process: Process) -> None:
         if b.alive:
             k.close(b)
     process.root, process.held = None, None
-    for key in [key for key in k.started if key.startswith(f"{process.lineage}:")] if process.parked else ():
-        del k.started[key]
-        k.erase("started", (key,))
-        for start_at in k.partials.pop(key, ()):
-            k.erase("partial", (key, start_at))
+    if process.parked or process.foreign:
+        _forget_notes(k, process)
     for mail in process.mailbox or ():
         k.erase("message", (mail.seq,))
     for sender in process.senders or ():
@@ -296,6 +293,15 @@ def _close(k: Kernel, process: Process) -> None:
         process.pending = None
         k.erase("signal", (process.pid,))
     streams.close_ends(k, process)
+
+
+def _forget_notes(k: Kernel, process: Process) -> None:
+    """Erase the notes of calls that no branch of this life has begun."""
+    for key in [key for key in k.started if key.startswith(f"{process.lineage}:")]:
+        del k.started[key]
+        k.erase("started", (key,))
+        for start_at in k.partials.pop(key, ()):
+            k.erase("partial", (key, start_at))
 
 
 def _orphan(k: Kernel, process: Process) -> None:

@@ -99,7 +99,8 @@ class Scheduler:
     waiting: int = 0
     #: Contexts that have frames, least recently used first.
     resident: dict[Context, None] = field(default_factory=dict)
-    #: Bursts of the tick in flight with the tokens that each feeds; frames that only this tick still holds.
+    #: The last tick; the bursts in it, while it flies, with the tokens that each feeds; frames that only it still holds.
+    tick: Tick | None = None
     flying: list[tuple[Burst, int]] = field(default_factory=list)
     limbo: list[int] = field(default_factory=list)
     dirty: bool = False
@@ -212,7 +213,8 @@ class Scheduler:
                 self.clock += 1
                 counters = self.counters
                 counters.ticks, counters.rows = counters.ticks + 1, counters.rows + len(rows)
-                return Tick(self.clock, rows, copies)
+                self.tick = Tick(self.clock, rows, copies)
+                return self.tick
             self.dirty = True  # all were displaced by who waits: the first of the queue can have everything
         raise KernelBug("the first of the queue could not have its frames")
 
@@ -438,6 +440,10 @@ class Scheduler:
     def check(self) -> None:
         """Raise KernelBug if an invariant does not hold."""
         self.pool.check([*(ctx.table for ctx in self.resident), self.limbo])
+        if self.flying and self.tick:
+            named = {frame for row in self.tick.rows for frame in row.table} | {f for f, _ in self.tick.copies}
+            if any(not self.pool.uses[frame] for frame in named):
+                raise KernelBug("a frame is free that the tick in flight names")
         if any(not ctx.table for ctx in self.resident):
             raise KernelBug("a context without frames is listed as resident")
         if not self.flying and any(len(ctx.table) != frames_for(ctx.computed) for ctx in self.resident):

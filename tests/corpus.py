@@ -212,7 +212,7 @@ async def polite(boss):
 async def atomic():
     victim = await Spawn(program="interrupted", args=[await GetPid()])
     await Recv(sender=victim)
-    await Sleep(seconds=5)
+    await Sleep(seconds=9.3)  # a tick is in flight then
     await Kill(pid=victim)
     return (await Wait(pid=victim)).value
 
@@ -221,7 +221,7 @@ async def interrupted(boss):
     first = await Think(prompt="I am ", max_tokens=10)
     await Send(to=boss, body="ready")
     try:
-        await Think(prompt="long", max_tokens=100_000)
+        await Think(prompt="long " * 20, max_tokens=100_000)
     except EINTR as error:
         return [error.detail, first.text, (await Think(prompt="bye", max_tokens=10)).text, len(await Pages())]
 

@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 from contextlib import contextmanager
 
 import corpus
+from tokix.kernel import trap
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.policy import RR
 from tokix.kernel.ports import TABLES
@@ -60,7 +62,7 @@ def run(crashes=(), *, store=None, policy=None, frames=24, programs=corpus.PROGR
         try:
             machine = ToyMachine(frames, window, ends=False)
             sim = Simulation(ours, store, world, machine, policy or RR(), **{**SHAPE, **shape})
-            sim.run()
+            sim.run(20_000)
         except Killed:
             world.now += 1
             kills += 1
@@ -125,11 +127,19 @@ def without_pid(status):
 
 
 @contextmanager
-def broken(target, name, replacement):
-    """Break one rule: replace a function, or wrap it."""
-    original = getattr(target, name)
-    setattr(target, name, replacement(original))
+def broken(owner, name, mutant):
+    """Break one rule: put a mutant in the place of a function, wherever the kernel refers to it."""
+    original = getattr(owner, name)
+    replacement = mutant(original)
+    places = [vars(module) for key, module in sys.modules.items() if key.startswith("tokix.kernel")]
+    places += [trap.HANDLERS, trap.WITHDRAW]
+    names = [(place, key) for place in places for key, value in place.items() if value is original]
+    setattr(owner, name, replacement)
+    for place, key in names:
+        place[key] = replacement
     try:
         yield
     finally:
-        setattr(target, name, original)
+        setattr(owner, name, original)
+        for place, key in names:
+            place[key] = original
