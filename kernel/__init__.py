@@ -1,1 +1,1 @@
-""" """
+"""The kernel: a deterministic state machine. Start at `tokix.kernel.kernel`."""

@@ -1,4 +1,4 @@
-"""What is wrong with the kernel itself. A caller's mistake is a `SyscallError`; this stops the kernel, with a report."""
+"""What is wrong with the kernel itself: it stops, with a report. A caller's mistake is a `SyscallError` instead."""
 
 
 class KernelBug(Exception):

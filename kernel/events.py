@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Sampling(NamedTuple):
-    """How to choose a token. The choice depends on the reachable tokens, `stream` and the position, and nothing else."""
+    """How to choose a token. The choice depends on the reachable tokens, `stream` and the position alone."""
 
     stream: str
     temperature: float = 0.0

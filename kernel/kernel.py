@@ -226,7 +226,7 @@ class Kernel:
         self.ready.append((branch, entry))
 
     def resume(self, branch: Branch, value: Any = None, error: BaseException | None = None) -> None:
-        """Drive a coroutine to its next call. A Gather or Select starts its branches here, in order, live and replayed."""
+        """Drive a coroutine to its next call; before it gets the outcome of a Gather or Select, the branches end."""
         process = branch.proc
         while branch.branches:
             self.close(branch.branches.pop())
@@ -356,7 +356,7 @@ class Kernel:
             life.finished(self, branch)
 
     def join(self, branch: Branch) -> None:
-        """Decide a Gather or Select if its branches allow it. The log has which branch decided; values stay in memory."""
+        """Decide a Gather or Select if its branches allow it. The log has which; the values stay in memory."""
         if not branch.blocked or branch.proc.replaying:
             return
         branches = branch.branches or []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Coroutine, Mapping
-from traceback import extract_tb
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
@@ -138,7 +138,7 @@ def fork(k: Kernel, b: Branch) -> int:
 
 
 def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
-    """Become another program. What stays: pid, names, mail, signals, children, limits and, unless `fresh`, the context."""
+    """Become another program. Pid, mail, signals, children, limits stay; so does the context, unless `fresh`."""
     process = b.proc
     if b is not process.root or process.foreign:
         raise EINVAL("exec works in the root branch of a program only")
@@ -179,7 +179,7 @@ def signal(k: Kernel, process: Process, sign: Signal) -> None:
 
 
 def interrupt(k: Kernel, b: Branch) -> None:
-    """Let the first pending signal be the outcome of a call. If an unsafe effect may have happened, the key asks for it."""
+    """Let the first pending signal be the outcome of a call. The key asks about an effect that may have happened."""
     process = b.proc
     assert process.pending
     sign, *rest = process.pending
@@ -242,8 +242,9 @@ def finished(k: Kernel, b: Branch) -> None:
 def _explain(error: BaseException) -> str:
     """Say what went wrong and at which line of the program."""
     text = f"{type(error).__name__}: {error}" if not hasattr(error, "errno") else str(error)
-    own = [f for f in extract_tb(error.__traceback__) if not f.filename.endswith(("kernel/kernel.py", "syscalls/base.py"))]
-    return f"{text} ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno})" if own else text
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in places if not file.endswith(("kernel/kernel.py", "syscalls/base.py"))]
+    return f"{text} ({own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]})" if own else text
 
 
 def overtime(k: Kernel, process: Process) -> None:

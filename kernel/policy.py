@@ -9,7 +9,7 @@ nice for every AGE ticks of waiting, and the clock now, n − (now − since) / 
 
 from __future__ import annotations
 
-import sys
+from sys import maxsize
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Policy:
 
     name: ClassVar[str] = "FCFS"
     #: Tokens that a burst may sample before it yields its lane to an equal that waits.
-    quantum: int = sys.maxsize
+    quantum: int = maxsize
     #: An owner that thinks again at once has the lane for the rest of its quantum, instead of a place in the queue.
     keeps_lane: ClassVar[bool] = False
 

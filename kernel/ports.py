@@ -68,7 +68,7 @@ class Store(Protocol):
     """The truth. One kernel at a time has it open."""
 
     def load(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Give all rows that a kernel needs at boot, by table: not the processes that were reaped, nor their journals."""
+        """Give all rows that a kernel needs at boot, by table: nothing of the processes that were reaped."""
 
     def dead(self) -> list[tuple[Any, ...]]:
         """Give the rows of `process` that were reaped, oldest first."""

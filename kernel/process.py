@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.scheduler import Burst
-from tokix.syscalls import ExitStatus, Limits, Syscall
+from tokix.syscalls import ExitStatus, Limits
 from tokix.syscalls.base import to_json
 
 

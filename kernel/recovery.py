@@ -139,7 +139,7 @@ def park(k: Kernel, process: Process, why: str) -> None:
 
 
 def _load(k: Kernel, rows: Loaded) -> None:
-    meta = dict(rows["kernel"])
+    meta: dict[str, str] = dict(rows["kernel"])
     k.next_pid = int(meta.get("next_pid", 1))
     k.now = max(k.now, float(meta.get("now", 0)))
     k.seed = int(meta.get("seed", k.seed))
@@ -149,8 +149,8 @@ def _load(k: Kernel, rows: Loaded) -> None:
     for process in k.procs.values():
         _join(k, process)
     for pid, epoch, seq, path, call, ok, value in sorted(rows["journal"], key=lambda row: row[:3]):
-        if (process := k.procs.get(pid)) and process.epoch == epoch:
-            process.log.append(Entry(seq, path, call, bool(ok), value))
+        if (owner := k.procs.get(pid)) and owner.epoch == epoch:
+            owner.log.append(Entry(seq, path, call, bool(ok), value))
     for key, _, call, note in rows["started"]:
         k.started[key] = {**from_json(note), "call": call}
     for key, start, tokens in rows["partial"]:
@@ -162,7 +162,7 @@ def _load(k: Kernel, rows: Loaded) -> None:
         k.next_mail = seq + 1
     for pid, pending in rows["signal"]:
         k.procs[pid].pending = from_json(pending)
-    streams.recover(k, rows["stream"], rows["chunk"])  # type: ignore[arg-type]
+    streams.recover(k, rows["stream"], rows["chunk"])
 
 
 def _process(row: dict[str, Any]) -> Process:

@@ -99,7 +99,7 @@ class Scheduler:
     waiting: int = 0
     #: Contexts that have frames, least recently used first.
     resident: dict[Context, None] = field(default_factory=dict)
-    #: The last tick; the bursts in it, while it flies, with the tokens that each feeds; frames that only it still holds.
+    #: The last tick; while it flies, its bursts with the tokens that each feeds, and frames that only it still holds.
     tick: Tick | None = None
     flying: list[tuple[Burst, int]] = field(default_factory=list)
     limbo: list[int] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Scheduler:
         burst.ctx.burst = None
 
     def suspend(self, burst: Burst) -> None:
-        """Take a burst off its lane or out of the queue; it keeps its tokens and, while nobody needs them, its frames."""
+        """Take a burst off its lane or out of the queue. It keeps its tokens, and its frames unless others need them."""
         self.leave(burst)
 
     def wake(self, burst: Burst) -> None:

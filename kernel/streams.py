@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokix.kernel.events import Prompt, Show
 from tokix.kernel.outcome import BLOCKED, NULL
@@ -293,7 +293,7 @@ def save(k: Kernel, stream: Stream) -> None:
     k.put("stream", (stream.name,), (stream.name, to_json(note)))
 
 
-def recover(k: Kernel, notes: list[tuple[str, str]], chunks: list[tuple[str, int, int, int, str]]) -> None:
+def recover(k: Kernel, notes: list[tuple[Any, ...]], chunks: list[tuple[Any, ...]]) -> None:
     """Restore the streams of the store; what was not acknowledged is shown again."""
     for name, note in notes:
         stream = get(k, name)
@@ -303,12 +303,10 @@ def recover(k: Kernel, notes: list[tuple[str, str]], chunks: list[tuple[str, int
             process = k.procs[pid]
             process.pipes = process.pipes or set()
             process.pipes.add(name)
-    for name, *fields in sorted(chunks):
-        chunk = Chunk(*fields)
+    for name, offset, pid, fd, text in sorted(chunks):
+        chunk = Chunk(offset, pid, fd, text)
         stream = get(k, name)
         stream.chunks.append(chunk)
         stream.size += len(chunk.text)
         if name == TTY_OUT:
             k.effects.append(Show(name, *chunk))
-
-

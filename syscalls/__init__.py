@@ -1,4 +1,4 @@
-"""The system calls: everything that a program can ask of the kernel. Pydantic and the standard library, nothing else."""
+"""The system calls: everything that a program can ask of the kernel."""
 
 from tokix.syscalls.abi import ABI, CALLS, AnySyscall, decode, decode_canonical
 from tokix.syscalls.base import Syscall, Value

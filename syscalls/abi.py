@@ -64,6 +64,5 @@ def decode_canonical(text: str) -> Syscall[Any]:
 
 def explain(error: ValidationError) -> str:
     """Say in one line which fields are wrong, and why."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'call'}: {item['msg']}" for item in error.errors(include_url=False)
-    )
+    items = error.errors(include_url=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'call'}: {item['msg']}" for item in items)

@@ -91,7 +91,8 @@ class Town(World):
 
 
 def town():
-    calls = [Count(text="abc"), Spawn(program="worker2", args=["from outside"]), Wait(pid=-1), Think(prompt="I"), Pages()]
+    worker = Spawn(program="worker2", args=["from outside"])
+    calls = [Count(text="abc"), worker, Wait(pid=-1), Think(prompt="I"), Pages()]
     return Town(lines=("first line\n", "second line\n"), person=Person(calls))
 
 
@@ -173,7 +174,11 @@ async def payer():
                 if not await Call(device="bank", op="seen", args={"key": error.key}):
                     continue
             break
-    return ["paid", await errno(Call(device="web", op="get", args={"url": "broken"})), await errno(Call(device="x", op="y"))]
+    return [
+        "paid",
+        await errno(Call(device="web", op="get", args={"url": "broken"})),
+        await errno(Call(device="x", op="y")),
+    ]
 
 
 async def timers():
@@ -406,7 +411,9 @@ async def observer():
 async def streamer():
     await Write(text="begin\n", fd=2)
     one = await Think(prompt="stream", max_tokens=40, stream=True, stop=["e", "qq"])
-    two = await Think(messages=[ChatMessage(role="user", text="hot")], max_tokens=20, temperature=1.5, top_p=0.9, top_k=20)
+    two = await Think(
+        messages=[ChatMessage(role="user", text="hot")], max_tokens=20, temperature=1.5, top_p=0.9, top_k=20
+    )
     three = await Think(messages=[ChatMessage(role="user", text="hot")], max_tokens=20, temperature=1.5, seed=7)
     four = await Think(prompt="more", max_tokens=30, stream=True, temperature=0.7)
     both = await errno(Think(prompt="a", messages=[ChatMessage(role="user", text="b")]))

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 from typing import Annotated, Any
 
 import anyio
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticSerializationError
 
-from tokix.drivers import Calc, Driver, Files, files, op
+from tokix.drivers import Calc, Driver, Files, base, files, op
 from tokix.kernel import ports
 from tokix.syscalls import EINVAL, EIO, ENOENT, EPERM, SyscallError
 
@@ -69,6 +71,15 @@ class Pizzeria(Driver):
     def bill(self) -> str:
         """Not an op."""
         return "no"
+
+
+def test_the_example_of_the_documentation() -> None:
+    example = dedent((base.__doc__ or "").partition("\n\n")[2].partition("\n\nThe decorator")[0])
+    names: dict[str, Any] = {"Driver": Driver, "op": op, "Annotated": Annotated, "Field": Field, "secrets": secrets}
+    exec(example, names)
+    dice: Driver = names["Dice"]()
+    assert dice.describe("dice").ops[0].doc == "Roll a die."
+    assert call(dice, "roll", sides=2) in (1, 2)
 
 
 def test_describe_is_derived_from_the_signature() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -234,6 +235,9 @@ def test_every_package_is_in_pyproject() -> None:
     found = {path.parent.relative_to(ROOT) for top in folders for path in (ROOT / top).rglob("__init__.py")}
     assert {str(folder) for folder in found} == set(FOLDERS.values())
     assert set(setuptools["packages"]) == set(FOLDERS)
+    linked = re.search(r"^FOLDERS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert linked is not None
+    assert {*linked[1].split(), "tokix"} == folders  # what mypy is shown
 
 
 #: Run in a fresh interpreter: notes which heavy packages are looked for (installed or not), and what is done.

@@ -4,7 +4,6 @@ A rule whose breaking nobody notices is a rule that nobody tests.
 """
 
 import pytest
-from torture import broken, run
 
 from tokix.kernel import life, recovery, streams
 from tokix.kernel import process as processes
@@ -13,6 +12,7 @@ from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
 from tokix.kernel.scheduler import Scheduler
 from tokix.sim import Simulation
+from torture import broken, run
 
 SMALL = {"frames": 24}
 SEVERAL = {"budget": 3, "lanes": 3, "frames": 40}

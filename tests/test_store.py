@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tokix.kernel.ports import TABLES, Key, Scalar, Store
 from tokix.storage import MemoryStore, SqliteStore, StoreError
 from tokix.storage.migrations import migrate

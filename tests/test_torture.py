@@ -1,13 +1,13 @@
 """The corpus, killed before and after every commit, under many schedules, and with changed programs."""
 
-import corpus
 import pytest
-from torture import Mortal, run
 
+import corpus
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import FCFS, RR, Priority
 from tokix.storage import SqliteStore
 from tokix.syscalls import CALLS
+from torture import Mortal, run
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-""" """
+"""Machines: what a model runs on. `tokix.kernel.arch.toy` is the reference, without weights."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 END = 260
 MARKS: dict[Role, int] = {"system": 256, "user": 257, "assistant": 258, "tool": 259}
 #: What the machine says: letters and spaces, and once in a while the end.
-ALPHABET = [*b"etaoin shrdlucmfwypvbgkjqxz etao", END]
+ALPHABET: list[int] = [*b"etaoin shrdlucmfwypvbgkjqxz etao", END]
 _SLOT = Struct("<HI")  # token, position
 
 
@@ -36,7 +36,7 @@ class ToyMachine:
     def __init__(self, frames: int = 256, window: int = 2048, *, ends: bool = True) -> None:
         """Without `ends` the machine never ends by itself: every burst has its max_tokens."""
         self.frames, self.window = frames, window
-        self.alphabet = ALPHABET if ends else ALPHABET[:-1]
+        self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
         self.memory = [bytearray(FRAME * _SLOT.size) for _ in range(frames)]
 
     # ---- vocabulary
@@ -80,7 +80,7 @@ class ToyMachine:
         """Give the next tokens without frames: the oracle of the tests. Ends with the stop token, if one comes."""
         tokens = tokens.copy()
         start = len(tokens)
-        while len(tokens) < start + count and tokens[-1:] != [END]:
+        while len(tokens) < start + count and END not in tokens[start:][-1:]:
             slots = b"".join(_SLOT.pack(token, position) for position, token in enumerate(tokens))
             tokens.append(self.choose(logits([slots], len(tokens)), sampling, len(tokens)))
         return tokens[start:]
@@ -120,6 +120,6 @@ def choose(scores: list[float], sampling: Sampling, position: int) -> int:
 
 
 def draw(stream: str, position: int) -> float:
-    """Give the random number, from 0 up to 1, of a position of a stream: a counter, not a generator, so nothing to save."""
+    """Give the random number, from 0 up to 1, of a position of a stream: no generator, so there is no state to save."""
     digest = blake2b(f"{stream}@{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

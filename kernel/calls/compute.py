@@ -176,9 +176,7 @@ def finish(k: Kernel, b: Branch, burst: Burst, ended: bool) -> None:
         streams.emit(k, b.proc, 1, shown)
     k.scheduler.finish(burst)
     b.burst = None
-    reply = Completion(
-        text=text.text, tokens=tokens, reason="stop" if ended else "length", prompt_tokens=burst.prompt
-    )
+    reply = Completion(text=text.text, tokens=tokens, reason="stop" if ended else "length", prompt_tokens=burst.prompt)
     head = ctx.tokens[burst.base : burst.prompt]
     unreserve(k, b.proc, call, head, burst)
     if call.messages is None:

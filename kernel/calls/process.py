@@ -70,7 +70,7 @@ def exit(k: Kernel, b: Branch, c: Exit) -> object:
 def wait(k: Kernel, b: Branch, c: Wait) -> object:
     parent = b.proc
     pid = next(iter(parent.zombies or ()), None) if c.pid is None else c.pid
-    child = k.procs.get(pid) if pid in (parent.children or ()) else None
+    child = k.procs[pid] if pid is not None and pid in (parent.children or ()) else None
     if child and child.status:
         life.reap(k, child)
         return child.status
