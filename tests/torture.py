@@ -87,7 +87,7 @@ class Life:
         #: How every process ended, by lineage. Pids depend on the schedule.
         self.exits = {self.lineages[row["pid"]]: without_pid(row["status"]) for row in dead}
         self.person = [without_pid(repr(outcome)) for outcome in world.person.outcomes[2:]]
-        self.said = {self.lineages[pid]: world.output(pid) for pid, *_ in world.screen.values()}
+        self.said = {lineage: world.output(pid) for pid, lineage in self.lineages.items()}
 
     def result(self):
         """Give all that must not depend on kills or on the schedule."""
