@@ -15,13 +15,12 @@ Invariants:
 from __future__ import annotations
 
 import heapq
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
-
-from pydantic_core import PydanticSerializationError, to_json
 
 from tokix.kernel import life, recovery, streams
 from tokix.kernel.calls import compute
@@ -67,11 +66,13 @@ from tokix.syscalls import (
     Stat,
     Syscall,
     SyscallError,
+    decode_canonical,
 )
-from tokix.syscalls.base import from_json
+from tokix.syscalls.base import from_json, to_json
 from tokix.syscalls.errors import decode_error, encode_error
 
 Probe = Callable[[Event], None]
+_KEY = re.compile("[A-Za-z0-9 _.-]{1,200}")
 
 
 class Kernel:
@@ -210,6 +211,8 @@ class Kernel:
                     process.move(State.BLOCKED)
             elif entry:
                 self.deliver(branch, entry)
+            elif branch.done:
+                self.settle(branch)
             elif branch.blocked:
                 self.retrap(branch)
             else:
@@ -218,7 +221,7 @@ class Kernel:
     # ---- programs run, calls are trapped, outcomes are decided and delivered
 
     def queue(self, branch: Branch, entry: Entry | None) -> None:
-        """Put an outcome in the line of delivery; None starts a program, or traps a call again."""
+        """Put an outcome in the line of delivery; None starts a program, or lets it go on at the end of a replay."""
         process = branch.proc
         process.awake += 1
         if process.state is State.BLOCKED:
@@ -250,6 +253,9 @@ class Kernel:
             if self.on_run:
                 self.on_run(before.proc.pid if before else 0)
         if branch.done:
+            parent = branch.parent
+            if parent and not parent.decider and (branch.error is not None or isinstance(parent.call, Select)):
+                parent.decider = branch
             if not process.replaying:
                 self.settle(branch)
         else:
@@ -264,13 +270,14 @@ class Kernel:
         """A program has made a call."""
         branch.calls += 1
         branch.path, branch.call, branch.blocked = f"{branch.prefix}{branch.calls}", call, True
-        try:
-            branch.text = call.canonical()
-        except (PydanticSerializationError, AttributeError):  # arguments that are not JSON, or no call: see `trap`
-            branch.text = f"?{type(call).__name__}"
+        branch.text = f"?{type(call).__name__}"
+        if type(call) in HANDLERS:
+            with suppress(ValueError, RecursionError):  # arguments that are not JSON: `trap` refuses them
+                branch.text = call.canonical()
         if branch.proc.replaying:
             branch.noted = branch.key in self.started
         if isinstance(call, (Gather, Select)):
+            branch.decider = None
             branch.branches = [
                 self.branch(branch.proc, f"{branch.path}.{i}.", coro, branch) for i, coro in enumerate(call._coros)
             ]
@@ -289,19 +296,22 @@ class Kernel:
         try:
             if branch.text.startswith("?"):
                 raise EINVAL(_not_a_call(call))
-            if process.caps != ("*",):
+            if process.caps != ("*",) and not branch.noted:  # what has begun was permitted
                 for cap in needs(self, process, call):
                     permit(process, cap)
             outcome = HANDLERS[type(call)](self, branch, call)
         except SyscallError as error:
             return self.reply(branch, error=error)
-        if outcome is not BLOCKED:
+        if outcome is not BLOCKED and branch.blocked:  # a signal to itself is the outcome already
             self.reply(branch, outcome)
         return None
 
     def retrap(self, branch: Branch) -> None:
-        """Let an open call happen, after a restart."""
-        branch.proc.move(State.RUNNING)
+        """Let an open call happen, after a restart: as it was when it was made, whatever became of its arguments."""
+        if not branch.proc.stopped:
+            branch.proc.move(State.RUNNING)
+        if not isinstance(branch.call, (Gather, Select)) and not branch.text.startswith("?"):
+            branch.call = decode_canonical(branch.text)
         self.trap(branch)
         self.rest(branch.proc)
 
@@ -360,13 +370,8 @@ class Kernel:
         if not branch.blocked or branch.proc.replaying:
             return
         branches = branch.branches or []
-        failed = next((i for i, b in enumerate(branches) if b.error), None)
-        done = next((i for i, b in enumerate(branches) if b.done), None)
-        if isinstance(branch.call, Select):
-            if done is not None:
-                self.decide(branch, failed != done, f'{{"branch":{done}}}')
-        elif failed is not None:
-            self.decide(branch, False, f'{{"branch":{failed}}}')
+        if decider := branch.decider:
+            self.decide(branch, decider.error is None, f'{{"branch":{branches.index(decider)}}}')
         elif all(b.done for b in branches):
             self.decide(branch, True, "null")
 
@@ -398,8 +403,12 @@ class Kernel:
         branch.alive = branch.blocked = False
         branch.proc.branches.pop(branch.prefix, None)
         if branch.coro:
-            with suppress(Exception):  # a program may raise while it is thrown away; nobody is left to see it
+            try:
                 branch.coro.close()
+            except KeyboardInterrupt:  # the operator's
+                raise
+            except BaseException:  # a program may raise while it is thrown away; nobody is left to see it
+                pass
 
     def withdraw(self, branch: Branch) -> None:
         """Take back what a blocked call has set in motion."""
@@ -409,13 +418,13 @@ class Kernel:
     def answer(self, branch: Branch, value: Any, error: SyscallError | None) -> None:
         """Decide a call that waited for the outside."""
         try:
-            if isinstance(branch.call, Stat):
-                value = with_the_dead(self, branch, value)
-            self.reply(branch, value, error)
+            if error is None:
+                value = with_the_dead(self, branch, value) if isinstance(branch.call, Stat) else Encoded(to_json(value))
         except SyscallError as refusal:
-            self.reply(branch, error=refusal)
-        except PydanticSerializationError as problem:
-            self.reply(branch, error=EIO(f"the answer of {branch.text} is not JSON: {problem}"))
+            error = refusal
+        except ValueError as problem:
+            error = EIO(f"the answer of {branch.text} is not JSON: {problem}")
+        self.reply(branch, value, error)
 
     def context(self, branch: Branch) -> Context:
         """Give the context of a branch: its own, forked from its parent's when it is first needed."""
@@ -438,9 +447,26 @@ class Kernel:
         elif entry := next((e for e in process.log if e.path == key), None):
             self.effects.append(Reply(pid, key, entry.ok, entry.value))
         elif key not in process.branches:
+            try:
+                text = self.check_foreign(process, key, call)
+            except (SyscallError, ValueError) as error:
+                refusal = error if isinstance(error, SyscallError) else EINVAL(_not_a_call(call))
+                self.effects.append(Reply(pid, key, False, encode_error(refusal)))
+                return
             branch = self.branch(process, key, None, process.root)
-            branch.path, branch.call, branch.text, branch.blocked = key, call, call.canonical(), True
+            branch.path, branch.call, branch.text, branch.blocked = key, call, text, True
+            branch.noted = branch.key in self.started
             self.trap(branch)
+
+    def check_foreign(self, process: Process, key: str, call: Syscall[Any]) -> str:
+        """Give the journal's text of a call from outside; raises EINVAL, or ValueError for what is not JSON."""
+        if not _KEY.fullmatch(key):
+            raise EINVAL("a key has 1 to 200 letters, digits, spaces, or any of _ . -")
+        text = call.canonical()
+        note = self.started.get(f"{process.lineage}:{process.epoch}:{key}")
+        if note is not None and note.get("call", text) != text:
+            raise EINVAL(f"the key {key} belongs to {note['call']}")
+        return text
 
     def reply_foreign(self, branch: Branch, entry: Entry) -> None:
         process = branch.proc
@@ -457,7 +483,7 @@ class Kernel:
         if key in self.started:
             return self.started[key], True
         self.started[key] = note
-        self.insert("started", (key,), (key, branch.proc.pid, branch.text, to_json(note).decode()))
+        self.insert("started", (key,), (key, branch.proc.pid, branch.text, to_json(note)))
         return note, False
 
     def forget(self, branch: Branch) -> None:

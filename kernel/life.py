@@ -11,14 +11,25 @@ from collections.abc import Coroutine, Mapping
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import PydanticSerializationError
-
 from tokix.kernel import recovery, streams
 from tokix.kernel.context import Context
 from tokix.kernel.events import Hangup
 from tokix.kernel.process import Branch, Entry, Process, State, descend
-from tokix.syscalls import EAGAIN, EINTR, EINVAL, ENOENT, ESRCH, Call, ExitStatus, Limits, Signal
+from tokix.syscalls import (
+    EAGAIN,
+    ECHILD,
+    EINTR,
+    EINVAL,
+    ENOENT,
+    ESRCH,
+    Call,
+    ExitStatus,
+    Limits,
+    Signal,
+    SyscallError,
+)
 from tokix.syscalls.base import from_json, to_json
+from tokix.syscalls.errors import clean
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
@@ -133,7 +144,7 @@ def fork(k: Kernel, b: Branch) -> int:
     child.base, child.tokens = -child.tokens, 0
     k.save(child)
     for open_branch in recovery.open_branches(child):
-        recovery.reopen(k, open_branch)
+        k.queue(open_branch, None)
     return child.pid
 
 
@@ -215,7 +226,7 @@ def resume(k: Kernel, process: Process) -> None:
         return
     process.stopped = False
     process.move(State.READY if process.awake else State.BLOCKED)
-    k.ready.extend(process.held or ())
+    k.ready.extendleft(reversed(process.held or ()))  # they were decided before what is in the line
     process.held = None
     for b in process.branches.values():
         if b.burst:
@@ -241,7 +252,10 @@ def finished(k: Kernel, b: Branch) -> None:
 
 def _explain(error: BaseException) -> str:
     """Say what went wrong and at which line of the program."""
-    text = f"{type(error).__name__}: {error}" if not hasattr(error, "errno") else str(error)
+    try:
+        text = str(error) if isinstance(error, SyscallError) else f"{type(error).__name__}: {error}"
+    except Exception:  # the program's own __str__
+        text = type(error).__name__
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     own = [(file, line) for file, line in places if not file.endswith(("kernel/kernel.py", "syscalls/base.py"))]
     return f"{text} ({own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]})" if own else text
@@ -264,9 +278,11 @@ def end(k: Kernel, process: Process, reason: Any, value: Any = None, detail: str
     """End a process: all that it has goes, and its parent learns how it ended."""
     try:
         value = from_json(to_json(value))
-    except PydanticSerializationError as error:
+    except ValueError as error:
         reason, value, detail = "crashed", None, f"its exit value is not JSON: {error}"
-    process.status = ExitStatus(pid=process.pid, program=process.program, reason=reason, value=value, detail=detail)
+    process.status = ExitStatus(
+        pid=process.pid, program=process.program, reason=reason, value=value, detail=clean(detail)
+    )
     if k.probes:
         k.probe("end", process.pid, process.status.model_dump_json(exclude_defaults=True))
     process.base = process.tokens
@@ -334,10 +350,21 @@ def _bury(k: Kernel, process: Process) -> None:
             parent.waiters.remove(waiter)
             reap(k, process)
             k.reply(waiter, process.status)
+            _disappoint(k, parent)
             return
     parent.zombies = parent.zombies or {}
     parent.zombies[process.pid] = None
     k.save(process)
+
+
+def _disappoint(k: Kernel, parent: Process) -> None:
+    """A child is gone: others who waited for it, or for any when none is left, wait in vain."""
+    for waiter in [*(parent.waiters or ())]:
+        pid = waiter.call.pid
+        if (pid is None and not parent.children and parent.pid != INIT) or (pid and pid not in (parent.children or ())):
+            assert parent.waiters
+            parent.waiters.remove(waiter)
+            k.reply(waiter, error=ECHILD("another branch has waited for it"))
 
 
 def reap(k: Kernel, process: Process) -> None:

@@ -92,6 +92,8 @@ class Branch:
     value: Any = None
     error: BaseException | None = None
     branches: list[Branch] | None = None
+    #: The branch that decided the Gather or Select: the first that failed, or ended.
+    decider: Branch | None = None
     burst: Burst | None = None
 
     @property
@@ -138,9 +140,9 @@ class Process:
     reserved: int = 0
     # What few processes have is made when it is needed: an idle process costs a few kilobytes.
     mailbox: deque[Mail] | None = None
-    #: Branches that wait to receive from the mailbox, and to send to it.
+    #: Branches that wait to receive from the mailbox; those that wait to send to it, with the JSON of the body.
     receivers: list[Branch] | None = None
-    senders: deque[Branch] | None = None
+    senders: dict[Branch, str] | None = None
     pending: list[str] | None = None
     children: dict[int, None] | None = None
     zombies: dict[int, None] | None = None

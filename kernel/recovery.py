@@ -116,10 +116,10 @@ def reopen(k: Kernel, branch: Branch) -> None:
     """Let a branch go on after the log: it ends, or its open call happens."""
     if not branch.alive:
         return
-    if branch.done:
+    if branch.proc.stopped and (branch.done or not branch.noted):
+        k.queue(branch, None)  # held until CONT; but what has begun goes on being decided
+    elif branch.done:
         k.settle(branch)
-    elif branch.proc.stopped:
-        k.queue(branch, None)  # it is held until CONT, and trapped then
     elif branch.blocked:
         k.retrap(branch)
 

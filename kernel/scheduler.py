@@ -144,7 +144,7 @@ class Scheduler:
         burst.ctx.burst = None
 
     def suspend(self, burst: Burst) -> None:
-        """Take a burst off its lane or out of the queue. It keeps its tokens, and its frames unless others need them."""
+        """Take a burst off its lane or out of the queue. It keeps its tokens, and its frames for a while."""
         self.leave(burst)
 
     def wake(self, burst: Burst) -> None:

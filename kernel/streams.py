@@ -117,6 +117,8 @@ def close_ends(k: Kernel, process: Process) -> None:
         stream = k.streams[name]
         stream.readers.discard(process.pid)
         stream.writers.discard(process.pid)
+        if name in owned:  # nobody can open another end any more
+            stream.read = stream.written = True
         settle(k, stream)
     process.pipes = None
 
@@ -147,8 +149,6 @@ def read(k: Kernel, b: Branch, c: Read) -> object:
     stream = resolve(k, b, c.fd, writes=False)
     if stream is None:
         return ""
-    if stream.name == TTY_OUT:
-        raise EBADF(f"descriptor {c.fd} is not for reading")
     join(k, b.proc, stream, writes=False)
     if stream.chunks:
         return pull(k, stream, c.limit)
@@ -164,8 +164,6 @@ def write(k: Kernel, b: Branch, c: Write) -> object:
     stream = resolve(k, b, c.fd, writes=True)
     if stream is None:
         return NULL
-    if stream.name == TTY_IN:
-        raise EBADF(f"descriptor {c.fd} is not for writing")
     join(k, b.proc, stream, writes=True)
     if stream.broken:
         raise EPIPE("nobody reads any more")
@@ -192,12 +190,14 @@ def accept(k: Kernel, stream: Stream, b: Branch) -> None:
 def resolve(k: Kernel, b: Branch, fd: int | str, writes: bool) -> Stream | None:
     """Give the stream of a descriptor, None for null; raises EBADF."""
     if isinstance(fd, str):
-        name = target(b.proc, -1, fd)
-        if name not in k.streams:
-            raise EBADF(f"{fd}: make a pipe by spawning a process with it")
+        name = f"pipe:{b.proc.pid}:{fd.removeprefix('pipe:')}"
+        if not fd.startswith("pipe:") or name not in k.streams:
+            raise EBADF(f"{fd}: not a pipe of this process; spawn a process with it first")
         return k.streams[name]
     if fd not in b.proc.fds:
         raise EBADF(f"descriptor {fd} is not open")
+    if writes == (fd == 0):
+        raise EBADF(f"descriptor {fd} is for {'reading' if fd == 0 else 'writing'}")
     name = b.proc.fds[fd]
     return None if name == NULL_STREAM else get(k, name)
 

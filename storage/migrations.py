@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, inspect
+
 from tokix.storage.rows import StoreError
 from tokix.storage.schema import METADATA
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.dialects import sqlite
+
 from tokix.kernel.ports import TABLES
 from tokix.storage.rows import OPEN
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+
 from tokix.kernel.ports import Rows, Scalar
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate

@@ -55,9 +55,9 @@ class Syscall(Value, Generic[R]):
     def canonical(self) -> str:
         """Give the text that the journal stores, such as `send{"to":2,"body":"hi"}`.
 
-        Raises PydanticSerializationError if an argument is not JSON.
+        Raises ValueError if an argument is not JSON.
         """
-        return self.name + self.__pydantic_serializer__.to_json(self, exclude_defaults=True).decode()
+        return self.name + readable(self.__pydantic_serializer__.to_json(self, exclude_defaults=True).decode())
 
     def __str__(self) -> str:
         return self.canonical()
@@ -75,8 +75,21 @@ ANY = codec(Any)
 
 
 def to_json(value: object) -> str:
-    """Write a JSON value; raises PydanticSerializationError for what is none."""
-    return ANY.dump_json(value).decode()
+    """Write a JSON value; raises ValueError for what is none."""
+    try:
+        return readable(ANY.dump_json(value).decode())
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def readable(text: str) -> str:
+    """Give back JSON that can be read, also inside of a larger value; raises ValueError for any other.
+
+    What can be written and not read is deep, or has numbers of thousands of digits; only what could be is looked at.
+    """
+    if len(text) > 4300 or text.count("[") + text.count("{") > 150:
+        ANY.validate_json("[" * 32 + text + "]" * 32)
+    return text
 
 
 def from_json(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from tokix.syscalls.base import Syscall, Value
 
 #: pure: may run any number of times; idempotent: a repeat with the same key is harmless; unsafe: neither.
 EffectClass = Literal["pure", "idempotent", "unsafe"]
+#: 0 is for reading, the others are for writing.
+Descriptor = Annotated[int, Field(ge=0, le=1023)]
 
 
 class OpInfo(Value):
@@ -52,7 +54,7 @@ class Read(Syscall[str]):
 
     call: Literal["read"] = "read"
     #: A descriptor, or `pipe:NAME`, a pipe that the caller made with `Spawn`.
-    fd: int | str = 0
+    fd: Descriptor | str = 0
     limit: int = Field(default=65536, ge=1)
     timeout: float | None = Field(default=None, ge=0)
 
@@ -63,6 +65,6 @@ class Write(Syscall[None]):
     call: Literal["write"] = "write"
     text: str
     #: A descriptor, or `pipe:NAME`, a pipe that the caller made with `Spawn`.
-    fd: int | str = 1
+    fd: Descriptor | str = 1
     #: This is the caller's last word on the stream.
     close: bool = False

@@ -99,8 +99,15 @@ ERRNO: dict[str, type[SyscallError]] = {cls.errno: cls for cls in SyscallError._
 
 
 def encode_error(error: SyscallError) -> str:
-    """Give the JSON form that the journal and the control socket carry."""
-    return json.dumps({"errno": error.errno, "detail": error.detail, "key": error.key}, separators=(",", ":"))
+    """Give the JSON form that the journal and the control socket carry; an errno that is not in the tree is EIO."""
+    errno = error.errno if error.errno in ERRNO else "EIO"
+    fields = {"errno": errno, "detail": clean(error.detail), "key": clean(error.key)}
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def clean(text: object) -> str:
+    """Give text that any store and any terminal can take: valid Unicode, of a bounded length."""
+    return str(text)[:4000].encode("utf-8", "replace").decode()
 
 
 def decode_error(text: str) -> SyscallError:

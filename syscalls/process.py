@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -76,7 +76,7 @@ class Spawn(Syscall[int]):
     #: Limits of the child, none above the caller's own; None inherits them.
     limits: Limits | None = None
     #: Streams by descriptor: `tty`, `null`, or `pipe:NAME`, a pipe of the caller; others are inherited.
-    fds: dict[int, str] = {}
+    fds: dict[Annotated[int, Field(ge=0, le=1023)], str] = {}
 
 
 class Exit(Syscall[None]):

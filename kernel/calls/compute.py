@@ -73,12 +73,11 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     head = prompt(k, c)
     ctx.tokens += head
     try:
-        limit = _limit(k, b, c, base, len(head))
+        limit = k.started[b.key]["limit"] if b.noted else _limit(k, b, c, base, len(head))
     except (ENOMEM, EDQUOT):
         del ctx.tokens[base:]
         raise
-    note, again = k.begin(b, limit=limit)
-    limit = note["limit"]
+    _, again = k.begin(b, limit=limit)
     process.reserved += limit + charge_of_prompt(k, c, head)
     before = [t for _, tokens in sorted(k.partials.get(b.key, {}).items()) for t in tokens] if again else []
     ctx.tokens += before

@@ -1,13 +1,14 @@
 """Devices, Call, Read and Write.
 
-A Call leaves an intent (the note of `begin`) before its effect is let out. After a restart it is let out again, with
-the same key, unless the op is unsafe: what may have run is never silently run again.
+A Call leaves an intent (the note of `begin`) before its effect is let out; a look (a pure op) needs none. After a
+restart the effect is let out again, with the same key, unless the op is unsafe: what may have run is never silently run
+again.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import streams
 from tokix.kernel.events import Invoke, Revoke
@@ -26,10 +27,15 @@ def devices(k: Kernel, b: Branch, c: Devices) -> list[DeviceInfo]:
 
 def call(k: Kernel, b: Branch, c: Call) -> object:
     op = k.ops.get((c.device, c.op))
+    if not op and b.noted:
+        raise EUNKNOWN(f"{c.device}.{c.op} was begun before a crash, and is not mounted any more", b.key)
     if not op:
         raise ENOENT(f"no op {c.device}.{c.op}; there are: {', '.join(f'{d}.{o}' for d, o in k.ops) or 'none'}")
     limits = [seconds for seconds in (c.timeout, op.timeout) if seconds is not None]
-    note, again = k.begin(b, **({"wake": k.now + min(limits)} if limits else {}))
+    note: dict[str, Any] = {}
+    again = False
+    if limits or op.effect != "pure":  # of a pure op without a deadline a restart has nothing to know
+        note, again = k.begin(b, **({"wake": k.now + min(limits)} if limits else {}))
     if again and op.effect == "unsafe":
         raise EUNKNOWN(f"{c.device}.{c.op} was begun before a crash and may have happened", b.key)
     k.invoked[b.key] = b

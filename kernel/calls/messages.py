@@ -30,17 +30,17 @@ def send(k: Kernel, b: Branch, c: Send) -> object:
         return NULL
     limit = target.limits.messages
     if limit is not None and len(target.mailbox or ()) >= limit:
-        return _queue(k, b, c, target)
+        return _queue(k, b, c, target, body)
     _deliver(k, target, k.mail(b, body))
     return NULL
 
 
-def _queue(k: Kernel, b: Branch, c: Send, target: Process) -> object:
+def _queue(k: Kernel, b: Branch, c: Send, target: Process, body: str) -> object:
     if not c.block:
         raise EAGAIN(f"the mailbox of process {c.to} is full")
     k.begin(b, order=next(k.serial))
-    target.senders = target.senders or deque()
-    target.senders.append(b)
+    target.senders = target.senders or {}
+    target.senders[b] = body
     return BLOCKED
 
 
@@ -62,17 +62,16 @@ def take(k: Kernel, process: Process, c: Recv) -> Mail | None:
             del mailbox[index]
             k.erase("message", (mail.seq,))
             if process.senders:
-                sender = process.senders.popleft()
-                _deliver(k, process, k.mail(sender, to_json(sender.call.body)))
+                sender = next(iter(process.senders))
+                _deliver(k, process, k.mail(sender, process.senders.pop(sender)))
                 k.reply(sender, NULL)
             return mail
-    for sender in process.senders or ():
+    for sender, body in (process.senders or {}).items():
         if _wants(c, sender.proc.pid, sender.call.tag):
             assert process.senders is not None
-            process.senders.remove(sender)
-            mail = k.mail(sender, to_json(sender.call.body))
+            del process.senders[sender]
             k.reply(sender, NULL)
-            return mail
+            return k.mail(sender, body)
     return None
 
 
@@ -98,8 +97,8 @@ def withdraw_recv(k: Kernel, b: Branch) -> None:
 
 def withdraw_send(k: Kernel, b: Branch) -> None:
     target = k.procs.get(b.call.to)
-    if target and target.senders and b in target.senders:
-        target.senders.remove(b)
+    if target and target.senders:
+        target.senders.pop(b, None)
 
 
 HANDLERS = {Send: send, Recv: recv}

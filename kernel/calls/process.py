@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from tokix.kernel import life, streams
 from tokix.kernel.calls.rights import delegate
 from tokix.kernel.events import Fetch
@@ -31,6 +33,7 @@ from tokix.syscalls import (
     Stat,
     Wait,
 )
+from tokix.syscalls.abi import explain
 from tokix.syscalls.base import from_json, to_json
 
 if TYPE_CHECKING:
@@ -196,7 +199,10 @@ def renice(k: Kernel, b: Branch, c: Renice) -> Encoded:
 
 def setlimit(k: Kernel, b: Branch, c: SetLimit) -> Encoded:
     target = k.living(b.proc.pid if c.pid is None else c.pid)
-    target.limits = Limits.model_validate({**target.limits.model_dump(), c.limit: c.value})
+    try:
+        target.limits = Limits.model_validate({**target.limits.model_dump(), c.limit: c.value})
+    except ValidationError as error:
+        raise EINVAL(explain(error)) from None
     life.watch_time(k, target)
     k.save(target)
     return NULL
