@@ -110,6 +110,7 @@ class Kernel:
         self.streams: dict[str, streams.Stream] = {}
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
         self.timers: list[tuple[float, int, Branch | Process, str]] = []
+        self.many_timers = 64
         #: Notes of calls that wait, what bursts had before a restart, branches that wait for an `Answer`: all by key.
         self.started: dict[str, dict[str, Any]] = {}
         self.partials: dict[str, dict[int, list[int]]] = {}
@@ -340,18 +341,19 @@ class Kernel:
             self.queue(branch, entry)
 
     def deliver(self, branch: Branch, entry: Entry) -> None:
-        """Hand an outcome to the program, decoded from the journal's text: the same way live and replayed."""
-        call, error = branch.call, None
-        value: Any = None
-        if isinstance(call, (Gather, Select)):
-            value, error = self.joined(branch, entry)
-        elif entry.ok:
-            value = call.reply.validate_json(entry.value)
-            if branch.proc.replaying:
-                self.redo(branch, call, value)
-        else:
-            error = decode_error(entry.value)
-        self.resume(branch, value, error)
+        """Hand an outcome to the program."""
+        self.resume(branch, *self.outcome(branch, entry))
+
+    def outcome(self, branch: Branch, entry: Entry) -> tuple[Any, BaseException | None]:
+        """Give the value or the error of an entry, decoded from the journal's text: the same way live and replayed.
+
+        Raises ValueError or KeyError if the text cannot be read.
+        """
+        if isinstance(branch.call, (Gather, Select)):
+            return self.joined(branch, entry)
+        if entry.ok:
+            return branch.call.reply.validate_json(entry.value), None
+        return None, decode_error(entry.value)
 
     def redo(self, branch: Branch, call: Syscall[Any], value: Any) -> None:
         """Repeat what a call of the log changed."""
@@ -498,8 +500,16 @@ class Kernel:
         """Let a call wait, at most for so many seconds from its first start."""
         if seconds is not None:
             note, _ = self.begin(branch, wake=self.now + seconds)
-            heapq.heappush(self.timers, (note["wake"], next(self.serial), branch, branch.path))
+            self.alarm(note["wake"], branch, branch.path)
         return BLOCKED
+
+    def alarm(self, when: float, who: Branch | Process, path: str = "") -> None:
+        """Set a timer. Those that mean nothing any more are cleared out when they could be half of all."""
+        heapq.heappush(self.timers, (when, next(self.serial), who, path))
+        if len(self.timers) > self.many_timers:
+            self.timers = [timer for timer in self.timers if self.due(*timer[2:])]
+            heapq.heapify(self.timers)
+            self.many_timers = 2 * len(self.timers) + 64
 
     def append(self, process: Process, entry: Entry) -> None:
         process.log.append(entry)
@@ -513,8 +523,9 @@ class Kernel:
 
     def insert(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
         """Write a row that is new; if it is erased in the same step, the store never sees it."""
+        if key not in self.rows[table]:  # else an older row of that key is about to be deleted
+            self.inserted.add((table, key))
         self.rows[table][key] = row
-        self.inserted.add((table, key))
 
     def erase(self, table: str, key: tuple[Any, ...]) -> None:
         """Delete a row with this step."""
@@ -550,10 +561,6 @@ class Kernel:
             except Exception as error:  # a probe only looks: it must not break what it looks at
                 self.probes.remove(probe)
                 self.effects.append(Report(f"probe {probe!r} is removed: {type(error).__name__}: {error}"))
-
-    def idle(self) -> bool:
-        """Say whether nothing will happen without an interrupt from outside."""
-        return not self.ready and not self.scheduler.gang and not self.scheduler.waiting and not self.invoked
 
     def check(self) -> None:
         """Raise KernelBug if an invariant does not hold. Cheap enough to run when idle and after every test."""

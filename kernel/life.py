@@ -6,7 +6,6 @@ process go to init; where there is no init, the dead leave the table at once.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Coroutine, Mapping
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ def create(
 def watch_time(k: Kernel, process: Process) -> None:
     """Set the timer of the limit of wall time."""
     if process.limits.seconds is not None:
-        heapq.heappush(k.timers, (process.born + process.limits.seconds, next(k.serial), process, ""))
+        k.alarm(process.born + process.limits.seconds, process)
 
 
 def make_room(process: Process) -> None:
@@ -182,8 +181,9 @@ def signal(k: Kernel, process: Process, sign: Signal) -> None:
         case Signal.CONT:
             resume(k, process)
         case _:
-            process.pending = [*(process.pending or ()), sign.value]
-            save_signals(k, process)
+            if sign.value not in (process.pending or ()):
+                process.pending = [*(process.pending or ()), sign.value]
+                save_signals(k, process)
             blocked = [b for b in process.branches.values() if b.blocked and (process.foreign or b is process.root)]
             if blocked:
                 interrupt(k, blocked[0])

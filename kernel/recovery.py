@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import life, streams
+from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import TABLES
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.syscalls import ExitStatus, Limits, decode_canonical
@@ -25,7 +28,10 @@ Loaded = Mapping[str, list[tuple[Any, ...]]]
 
 def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapping[int, str]) -> None:
     """Bring the kernel to where the rows are. A first start is a restart from nothing."""
-    _load(k, rows)
+    try:
+        _load(k, rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise KernelBug(f"the store has rows that make no sense: {error!r}") from error
     if k.next_pid == 1:
         k.put("kernel", ("seed",), ("seed", str(k.seed)))
         program, args = init
@@ -40,7 +46,7 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
         else:
             replay(k, process)
     calls = [b for p in living if not p.parked for b in open_branches(p)]
-    calls.sort(key=lambda b: k.started.get(b.key, {}).get("order", 0))
+    calls.sort(key=lambda b: k.started.get(b.key, {}).get("order", inf))  # who waited in line keeps the place
     for process in living:
         if not process.parked and process.stopped:
             process.move(State.STOPPED)
@@ -78,7 +84,13 @@ def _replay(k: Kernel, process: Process) -> str:
         if branch.done or (branch.path, branch.text) != (entry.path, entry.call):
             return difference(entry.path, entry.call, _now_at(branch))
         branch.blocked = False
-        k.deliver(branch, entry)
+        try:
+            value, failure = k.outcome(branch, entry)
+        except (ValueError, KeyError) as error:
+            return f"at call {entry.path} the outcome in the journal cannot be read: {error}"
+        if entry.ok:
+            k.redo(branch, branch.call, value)
+        k.resume(branch, value, failure)
     for branch in process.branches.values():
         begun = k.started.get(branch.key)
         if begun is not None and branch.blocked and begun.get("call", branch.text) != branch.text:
@@ -143,6 +155,8 @@ def _load(k: Kernel, rows: Loaded) -> None:
     k.next_pid = int(meta.get("next_pid", 1))
     k.now = max(k.now, float(meta.get("now", 0)))
     k.seed = int(meta.get("seed", k.seed))
+    if k.next_pid <= max((row[0] for row in rows["process"]), default=0):
+        raise KernelBug("the store has lost the next pid")
     for row in sorted(rows["process"]):
         process = _process(dict(zip(TABLES["process"].columns, row, strict=True)))
         k.procs[process.pid] = process
@@ -150,11 +164,14 @@ def _load(k: Kernel, rows: Loaded) -> None:
         _join(k, process)
     for pid, epoch, seq, path, call, ok, value in sorted(rows["journal"], key=lambda row: row[:3]):
         if (owner := k.procs.get(pid)) and owner.epoch == epoch:
+            if seq != len(owner.log):
+                raise KernelBug(f"the journal of process {pid} has no entry {len(owner.log)}")
             owner.log.append(Entry(seq, path, call, bool(ok), value))
     for key, _, call, note in rows["started"]:
         k.started[key] = {**from_json(note), "call": call}
     for key, start, tokens in rows["partial"]:
         k.partials.setdefault(key, {})[start] = from_json(tokens)
+    k.serial = count(1 + max((note.get("order", 0) for note in k.started.values()), default=0))
     for seq, pid, *mail in sorted(rows["message"]):
         process = k.procs[pid]
         process.mailbox = process.mailbox or deque()

@@ -52,6 +52,8 @@ class Stream:
     writers: set[int] = field(default_factory=set)
     read: bool = False
     written: bool = False
+    #: Pids that have said their last word.
+    closed: set[int] = field(default_factory=set)
     #: The outside has ended its input.
     eof: bool = False
     waiting_readers: deque[Branch] = field(default_factory=deque)
@@ -164,6 +166,8 @@ def write(k: Kernel, b: Branch, c: Write) -> object:
     stream = resolve(k, b, c.fd, writes=True)
     if stream is None:
         return NULL
+    if b.proc.pid in stream.closed:
+        raise EBADF(f"descriptor {c.fd} was closed for writing")
     join(k, b.proc, stream, writes=True)
     if stream.broken:
         raise EPIPE("nobody reads any more")
@@ -181,9 +185,8 @@ def accept(k: Kernel, stream: Stream, b: Branch) -> None:
         fd = b.call.fd if isinstance(b.call.fd, int) else 1
         push(k, stream, b.proc.pid, fd, b.call.text)
     if b.call.close and stream.pipe:
-        b.proc.fds = {fd: name for fd, name in b.proc.fds.items() if name != stream.name or fd == 0}
+        stream.closed.add(b.proc.pid)
         stream.writers.discard(b.proc.pid)
-        k.save(b.proc)
         settle(k, stream)
 
 
@@ -218,7 +221,7 @@ def emit(k: Kernel, process: Process, fd: int, text: str) -> None:
     name = process.fds.get(fd, NULL_STREAM)
     if name != NULL_STREAM:
         stream = get(k, name)
-        if not stream.broken:
+        if not stream.broken and process.pid not in stream.closed:
             join(k, process, stream, writes=True)
             push(k, stream, process.pid, fd, text)
 
@@ -289,7 +292,8 @@ def feed(k: Kernel, name: str, text: str | None) -> None:
 
 
 def save(k: Kernel, stream: Stream) -> None:
-    note = [stream.next, sorted(stream.readers), sorted(stream.writers), stream.read, stream.written]
+    pids = [sorted(pids) for pids in (stream.readers, stream.writers, stream.closed)]
+    note = [stream.next, *pids, stream.read, stream.written]
     k.put("stream", (stream.name,), (stream.name, to_json(note)))
 
 
@@ -297,8 +301,8 @@ def recover(k: Kernel, notes: list[tuple[Any, ...]], chunks: list[tuple[Any, ...
     """Restore the streams of the store; what was not acknowledged is shown again."""
     for name, note in notes:
         stream = get(k, name)
-        stream.next, readers, writers, stream.read, stream.written = from_json(note)
-        stream.readers, stream.writers = set(readers), set(writers)
+        stream.next, readers, writers, closed, stream.read, stream.written = from_json(note)
+        stream.readers, stream.writers, stream.closed = set(readers), set(writers), set(closed)
         for pid in stream.readers | stream.writers:
             process = k.procs[pid]
             process.pipes = process.pipes or set()

@@ -22,7 +22,7 @@ class OpInfo(Value):
     effect: EffectClass
     parameters: dict[str, Any]
     #: Seconds that one call may take; None is no limit.
-    timeout: float | None = None
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class DeviceInfo(Value):
@@ -46,7 +46,7 @@ class Call(Syscall[Any]):
     device: str
     op: str
     args: dict[str, Any] = {}
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Read(Syscall[str]):
@@ -56,7 +56,7 @@ class Read(Syscall[str]):
     #: A descriptor, or `pipe:NAME`, a pipe that the caller made with `Spawn`.
     fd: Descriptor | str = 0
     limit: int = Field(default=65536, ge=1)
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Write(Syscall[None]):

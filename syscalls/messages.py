@@ -36,4 +36,4 @@ class Recv(Syscall[Message]):
     call: Literal["recv"] = "recv"
     sender: int | None = None
     tag: str | None = None
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)

@@ -32,7 +32,7 @@ class Limits(Value):
     #: Messages in its mailbox before a sender has to wait.
     messages: int | None = Field(default=1024, ge=1)
     #: Seconds of wall time since it was spawned.
-    seconds: float | None = Field(default=None, ge=0)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class ExitStatus(Value):
@@ -91,7 +91,7 @@ class Wait(Syscall[ExitStatus]):
 
     call: Literal["wait"] = "wait"
     pid: int | None = None
-    timeout: float | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Kill(Syscall[None]):
@@ -138,7 +138,7 @@ class SetLimit(Syscall[None]):
 
     call: Literal["setlimit"] = "setlimit"
     limit: Literal["tokens", "children", "messages", "seconds"]
-    value: float | None = Field(ge=0)
+    value: float | None = Field(ge=0, allow_inf_nan=False)
     #: None is the caller.
     pid: int | None = None
 

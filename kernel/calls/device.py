@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import streams
@@ -41,7 +40,7 @@ def call(k: Kernel, b: Branch, c: Call) -> object:
     k.invoked[b.key] = b
     k.effects.append(Invoke(b.key, b.proc.pid, c.device, c.op, from_json(to_json(c.args))))
     if "wake" in note:
-        heapq.heappush(k.timers, (note["wake"], next(k.serial), b, b.path))
+        k.alarm(note["wake"], b, b.path)
     return BLOCKED
 
 

@@ -28,8 +28,7 @@ def send(k: Kernel, b: Branch, c: Send) -> object:
         target.receivers.remove(receiver)
         k.reply(receiver, _encoded(b.key, b.proc.pid, c.tag, body))
         return NULL
-    limit = target.limits.messages
-    if limit is not None and len(target.mailbox or ()) >= limit:
+    if _full(target):
         return _queue(k, b, c, target, body)
     _deliver(k, target, k.mail(b, body))
     return NULL
@@ -61,10 +60,7 @@ def take(k: Kernel, process: Process, c: Recv) -> Mail | None:
             assert mailbox is not None
             del mailbox[index]
             k.erase("message", (mail.seq,))
-            if process.senders:
-                sender = next(iter(process.senders))
-                _deliver(k, process, k.mail(sender, process.senders.pop(sender)))
-                k.reply(sender, NULL)
+            admit(k, process)
             return mail
     for sender, body in (process.senders or {}).items():
         if _wants(c, sender.proc.pid, sender.call.tag):
@@ -73,6 +69,19 @@ def take(k: Kernel, process: Process, c: Recv) -> Mail | None:
             k.reply(sender, NULL)
             return k.mail(sender, body)
     return None
+
+
+def admit(k: Kernel, process: Process) -> None:
+    """Let senders go on that waited for room, while there is some."""
+    while process.senders and not _full(process):
+        sender = next(iter(process.senders))
+        _deliver(k, process, k.mail(sender, process.senders.pop(sender)))
+        k.reply(sender, NULL)
+
+
+def _full(process: Process) -> bool:
+    limit = process.limits.messages
+    return limit is not None and len(process.mailbox or ()) >= limit
 
 
 def _deliver(k: Kernel, target: Process, mail: Mail) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tokix.kernel import life, streams
+from tokix.kernel.calls import messages
 from tokix.kernel.calls.rights import delegate
 from tokix.kernel.events import Fetch
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
@@ -204,6 +205,7 @@ def setlimit(k: Kernel, b: Branch, c: SetLimit) -> Encoded:
     except ValidationError as error:
         raise EINVAL(explain(error)) from None
     life.watch_time(k, target)
+    messages.admit(k, target)
     k.save(target)
     return NULL
 
