@@ -311,7 +311,7 @@ class Kernel:
         """Let an open call happen, after a restart: as it was when it was made, whatever became of its arguments."""
         if not branch.proc.stopped:
             branch.proc.move(State.RUNNING)
-        if not isinstance(branch.call, (Gather, Select)) and not branch.text.startswith("?"):
+        if not branch.text.startswith("?") and branch.call.canonical() != branch.text:
             branch.call = decode_canonical(branch.text)
         self.trap(branch)
         self.rest(branch.proc)
@@ -451,7 +451,7 @@ class Kernel:
         elif key not in process.branches:
             try:
                 text = self.check_foreign(process, key, call)
-            except (SyscallError, ValueError) as error:
+            except (SyscallError, ValueError, RecursionError) as error:
                 refusal = error if isinstance(error, SyscallError) else EINVAL(_not_a_call(call))
                 self.effects.append(Reply(pid, key, False, encode_error(refusal)))
                 return
@@ -464,6 +464,8 @@ class Kernel:
         """Give the journal's text of a call from outside; raises EINVAL, or ValueError for what is not JSON."""
         if not _KEY.fullmatch(key):
             raise EINVAL("a key has 1 to 200 letters, digits, spaces, or any of _ . -")
+        if type(call) not in HANDLERS:
+            raise EINVAL(_not_a_call(call))
         text = call.canonical()
         note = self.started.get(f"{process.lineage}:{process.epoch}:{key}")
         if note is not None and note.get("call", text) != text:
@@ -499,7 +501,7 @@ class Kernel:
     def until(self, branch: Branch, seconds: float | None) -> object:
         """Let a call wait, at most for so many seconds from its first start."""
         if seconds is not None:
-            note, _ = self.begin(branch, wake=self.now + seconds)
+            note, _ = self.begin(branch, wake=self.now + seconds, order=next(self.serial))
             self.alarm(note["wake"], branch, branch.path)
         return BLOCKED
 
@@ -575,6 +577,6 @@ class Kernel:
 
 
 def _not_a_call(call: Any) -> str:
-    if isinstance(call, Syscall):
+    if type(call) in HANDLERS:
         return f"the arguments of {call.name} have to be JSON"
     return f"a program awaits system calls, not {type(call).__name__}; other waiting belongs in a driver or outside"

@@ -187,6 +187,8 @@ def accept(k: Kernel, stream: Stream, b: Branch) -> None:
     if b.call.close and stream.pipe:
         stream.closed.add(b.proc.pid)
         stream.writers.discard(b.proc.pid)
+        if b.proc.pipes and b.proc.pid not in stream.readers:
+            b.proc.pipes.discard(stream.name)
         settle(k, stream)
 
 

@@ -1,8 +1,8 @@
 """Devices, Call, Read and Write.
 
-A Call leaves an intent (the note of `begin`) before its effect is let out; a look (a pure op) needs none. After a
-restart the effect is let out again, with the same key, unless the op is unsafe: what may have run is never silently run
-again.
+A Call whose op is not pure, or that has a deadline, leaves an intent (the note of `begin`) before its effect is let
+out. After a restart the effect is let out again, with the same key, unless the op is unsafe: what may have run is never
+silently run again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def call(k: Kernel, b: Branch, c: Call) -> object:
     note: dict[str, Any] = {}
     again = False
     if limits or op.effect != "pure":  # of a pure op without a deadline a restart has nothing to know
-        note, again = k.begin(b, **({"wake": k.now + min(limits)} if limits else {}))
+        wake = {"wake": k.now + min(limits)} if limits else {}
+        note, again = k.begin(b, order=next(k.serial), **wake)
     if again and op.effect == "unsafe":
         raise EUNKNOWN(f"{c.device}.{c.op} was begun before a crash and may have happened", b.key)
     k.invoked[b.key] = b
