@@ -159,6 +159,10 @@ class Process:
                 raise KernelBug(f"pid {self.pid} cannot go from {self.state} to {state}")
             self.state = state
 
+    def relative(self, program: str) -> str:
+        """Give the full name of a program: `:name` is one that stands beside this process's own."""
+        return self.program.partition(":")[0] + program if program.startswith(":") else program
+
     def row(self, reaped: bool = False) -> tuple[Any, ...]:
         """Give the row of the table `process`."""
         status = self.status.model_dump_json() if self.status else None

@@ -64,7 +64,10 @@ class ProcessInfo(Value):
 
 
 class Spawn(Syscall[int]):
-    """Start a program as a child; gives its pid. Raises ENOENT, EPERM, EAGAIN, EINVAL."""
+    """Start a program as a child; gives its pid. Raises ENOENT, EPERM, EAGAIN, EINVAL.
+
+    A program is named as on the command line; `:name` is the function of that name beside the caller's own.
+    """
 
     call: Literal["spawn"] = "spawn"
     program: str

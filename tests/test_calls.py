@@ -999,6 +999,27 @@ def test_a_stopped_process_does_not_end_by_a_restart():
     assert always(main, child) == [["STOPPED"], "x"]
 
 
+def test_a_signal_to_a_process_that_was_stopped_over_a_restart():
+    async def child():
+        try:
+            got = (await Recv()).body
+        except EINTR as error:
+            got = error.detail
+        return [got, await told(Count(text="abc"))]
+
+    async def main():
+        pid = await Spawn(program="child")
+        await Sleep(seconds=1)
+        await Kill(pid=pid, signal=Signal.STOP)
+        await Sleep(seconds=1)
+        await Kill(pid=pid, signal=Signal.TERM)
+        await Sleep(seconds=1)
+        await Kill(pid=pid, signal=Signal.CONT)
+        return (await Wait(pid=pid)).value
+
+    assert always(main, child) == ["TERM", 3]
+
+
 def test_a_stopped_burst_leaves_its_lane_and_goes_on_with_the_same_tokens():
     async def child():
         return (await Think(prompt="tell me", max_tokens=40)).text
@@ -1275,6 +1296,26 @@ def test_a_forked_child_can_kill_its_parent_at_once():
     assert always(main, parent) == [["EINTR: TERM", 3], "KILL"]
 
 
+def test_a_signal_to_a_child_that_was_forked_a_moment_ago():
+    async def forker():
+        await Recv()
+        child = await Fork()
+        got = await told(Recv(timeout=3))
+        return [got, (await Wait()).value if child else await told(Count(text="abc"))]
+
+    async def killer(victim):
+        await Recv()
+        await Kill(pid=victim)
+
+    async def main():
+        pids = [await Spawn(program="forker"), await Spawn(program="killer", args=[CHILD + 2])]
+        await Sleep(seconds=1)
+        await gather(*(Send(to=pid) for pid in pids))  # the signal comes in the step of the Fork
+        return (await Wait(pid=pids[0])).value
+
+    assert always(main, forker, killer) == ["ETIMEDOUT: recv", ["EINTR: TERM", 3]]
+
+
 def test_a_fork_thinks_on_from_the_same_context_and_pays_for_its_own_tokens():
     async def parent():
         await Append(text="common " * 8)
@@ -1442,6 +1483,20 @@ def test_seconds_can_be_moved():
         return ends
 
     assert run(main, sleeper) == [["killed", 2.0], ["killed", 5.0], ["exit", 7.0], ["killed", 1.0]]
+
+
+def test_deadlines_of_processes_and_calls_at_the_same_moment():
+    async def child():
+        await Recv()
+
+    async def main():
+        for _ in range(4):
+            await Spawn(program="child", limits=Limits(seconds=10))
+        await Think(prompt="x", max_tokens=3)
+        await Sleep(seconds=10 - await Now())
+        return [(await Wait()).detail for _ in range(4)]
+
+    assert always(main, child, away=0.0) == ["limit of 10 seconds"] * 4
 
 
 def test_a_limit_of_no_seconds_ends_a_process_before_it_does_anything():
@@ -1954,6 +2009,39 @@ def test_the_last_word_is_the_last():
     assert always(main, reader) == ["EBADF", ["last", "", ""]]
 
 
+def test_what_was_closed_is_not_passed_on():
+    async def producer():
+        await Write(text="a", close=True)
+        await Sleep(seconds=1)
+        return (await Wait(pid=await Spawn(program="helper"))).value
+
+    async def helper():
+        return await errno(Write(text="b"))
+
+    async def main():
+        pid = await Spawn(program="producer", fds={1: "pipe:p"})
+        got = [await Read(fd="pipe:p"), await Read(fd="pipe:p")]
+        return [got, (await Wait(pid=pid)).value, await Read(fd="pipe:p")]
+
+    assert always(main, producer, helper) == [["a", ""], "EBADF", ""]
+
+
+def test_a_reader_that_ends_after_the_writer_has_closed():
+    async def producer():
+        await Write(text="x", close=True)
+        await Sleep(seconds=5)
+
+    async def consumer():
+        return await Read()
+
+    async def main():
+        await Spawn(program="producer", fds={1: "pipe:p"})
+        await Spawn(program="consumer", fds={0: "pipe:p"})
+        return [(await Wait()).value for _ in range(2)]
+
+    assert always(main, producer, consumer) == ["x", None]
+
+
 def test_a_pipe_breaks_when_its_last_reader_has_ended():
     async def reader():
         return await Read()
@@ -2388,6 +2476,26 @@ def test_the_seed_of_the_kernel_is_kept():
         boot(main, store=store, seed=1).run()
     sim = boot(main, store=store, seed=2).run()
     assert Ended(sim).value == run(main, seed=1)
+
+
+def test_a_burst_that_a_smaller_machine_cannot_finish():
+    """The machine of the next boot is smaller: ENOMEM for who does not fit, and the others go on."""
+
+    async def small():
+        return len((await Think(prompt="x", max_tokens=20)).tokens)
+
+    async def main():
+        pid = await Spawn(program="small")
+        large = await errno(Think(prompt="x" * 50, max_tokens=500))
+        return [large, (await Wait(pid=pid)).value]
+
+    store, world = Mortal(), World()
+    store.crash = (1, "after")
+    with pytest.raises(Killed):
+        boot(main, small, store=store, world=world, machine=ToyMachine(frames=64, ends=False)).run()
+    sim = boot(main, small, store=store, world=world, machine=ToyMachine(frames=8, ends=False)).run()
+    clean(sim)
+    assert Ended(sim).value == ["ENOMEM", 20]
 
 
 # ---- Append, Pages, Pin, Count

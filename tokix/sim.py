@@ -96,8 +96,8 @@ class World:
 
     def show(self, effect: Show) -> None:
         """Show text; the same offset always has the same text, and no offset is left out."""
-        stream, offset, *chunk = effect
-        if self.screen.setdefault((stream, offset), tuple(chunk)) != tuple(chunk):
+        stream, offset, pid, fd, text = effect
+        if self.screen.setdefault((stream, offset), (pid, fd, text)) != (pid, fd, text):
             raise AssertionError(f"{effect} was shown as {self.screen[stream, offset]}")
         if offset and (stream, offset - 1) not in self.screen:
             raise AssertionError(f"the text in front of {effect} was never shown")

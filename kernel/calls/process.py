@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 def spawn(k: Kernel, b: Branch, c: Spawn) -> int:
     parent = b.proc
-    if k.programs.get(c.program) is None:
-        raise ENOENT(f"no program {c.program}")
+    program = parent.relative(c.program)
+    if k.programs.get(program) is None:
+        raise ENOENT(f"no program {program}")
     life.make_room(parent)
     caps = parent.caps if c.caps is None else delegate(parent, c.caps)
     fds = parent.fds
@@ -54,7 +55,7 @@ def spawn(k: Kernel, b: Branch, c: Spawn) -> int:
         k,
         parent,
         descend(parent.lineage, parent.epoch, b.path),
-        c.program,
+        program,
         to_json(c.args),
         nice=parent.nice if c.nice is None else c.nice,
         caps=caps,
@@ -215,7 +216,7 @@ def fork(k: Kernel, b: Branch, c: Fork) -> int:
 
 
 def execute(k: Kernel, b: Branch, c: Exec) -> object:
-    life.execute(k, b, c.program, to_json(c.args), c.fresh)
+    life.execute(k, b, b.proc.relative(c.program), to_json(c.args), c.fresh)
     return BLOCKED
 
 

@@ -30,7 +30,7 @@ def needs(k: Kernel, process: Process, call: Syscall[Any]) -> Iterator[str]:
         case Think():
             yield "think"
         case Spawn() | Exec():
-            yield f"spawn:{call.program}"
+            yield f"spawn:{process.relative(call.program)}"
         case Call():
             yield f"call:{call.device}.{call.op}"
         case Send() if not (rules(k, process, call.to) or process.ppid == call.to):

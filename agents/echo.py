@@ -1,0 +1,13 @@
+"""echo WORD…: write the words. Without words, copy what comes in."""
+
+from __future__ import annotations
+
+from tokix.syscalls import Read, Write
+
+
+async def main(*words: object) -> None:
+    if words:
+        await Write(text=" ".join(map(str, words)) + "\n")
+        return
+    while text := await Read():
+        await Write(text=text)

@@ -1,0 +1,48 @@
+"""philosophers SEATS MEALS: they think, get hungry, and eat with two forks each, of which there are too few.
+
+A waiter has the forks and lends them by message, both forks of a seat or none: nobody holds one and waits for the
+other, so there is no deadlock. Who comes later cannot take a fork that somebody waits for, so nobody starves.
+"""
+
+from __future__ import annotations
+
+from tokix.syscalls import GetPid, Recv, Send, Spawn, Think, Wait, Write
+
+
+async def main(seats: int = 5, meals: int = 3) -> dict[str, int]:
+    waiter = await GetPid()
+    for seat in range(seats):
+        await Spawn(program=":philosopher", args=[seat, meals, waiter])
+    forks, hungry, eaten = set(range(seats)), dict[int, int](), 0
+    while eaten < seats * meals:
+        message = await Recv()
+        seat = message.body
+        if message.tag == "hungry":
+            hungry[seat] = message.sender
+        else:
+            forks |= both(seat, seats)
+            eaten += 1
+        free = set(forks)
+        for seat, pid in list(hungry.items()):
+            if both(seat, seats) <= free:
+                del hungry[seat]
+                forks -= both(seat, seats)
+                await Send(to=pid, tag="forks")
+            free -= both(seat, seats)
+    for _ in range(seats):
+        await Wait()
+    return {"meals": eaten}
+
+
+def both(seat: int, seats: int) -> set[int]:
+    """Give the forks to the left and to the right of a seat."""
+    return {seat, (seat + 1) % seats}
+
+
+async def philosopher(seat: int, meals: int, waiter: int) -> None:
+    for meal in range(1, meals + 1):
+        thought = await Think(prompt=f"Philosopher {seat}, what do you think before meal {meal}?", max_tokens=8)
+        await Send(to=waiter, tag="hungry", body=seat)
+        await Recv(sender=waiter, tag="forks")
+        await Write(text=f"philosopher {seat} has meal {meal} and thinks of {thought.text!r}\n")
+        await Send(to=waiter, tag="sated", body=seat)

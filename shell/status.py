@@ -1,0 +1,34 @@
+"""What a shell says about the end of a process: an exit code, and a line for people."""
+
+from __future__ import annotations
+
+import signal
+
+from tokix.syscalls import ExitStatus
+from tokix.syscalls.base import to_json
+
+
+def exit_code(status: ExitStatus) -> int:
+    """Give 0 for an exit (a value from 1 to 255 is the code itself), 1 for a crash, 128 + n for signal n.
+
+    Who was killed at one of its limits counts as killed by KILL.
+    """
+    match status:
+        case ExitStatus(reason="exit", value=int(value)) if 0 < value < 256 and value is not True:
+            return value
+        case ExitStatus(reason="exit"):
+            return 0
+        case ExitStatus(reason="crashed"):
+            return 1
+    name = f"SIG{status.detail}"
+    return 128 + (signal.Signals[name] if name in signal.Signals.__members__ else signal.SIGKILL)
+
+
+def sentence(status: ExitStatus) -> str:
+    """Say how a process ended, in one line; "" if it has nothing to say."""
+    match status:
+        case ExitStatus(reason="exit", value=None):
+            return ""
+        case ExitStatus(reason="exit"):
+            return f"{status.program} (process {status.pid}) exited with {to_json(status.value)}"
+    return f"{status.program} (process {status.pid}) {status.reason}: {' '.join(status.detail.split())}"

@@ -1,0 +1,358 @@
+"""The edge of the system: it puts everything together, and is the only place where anything waits.
+
+    interrupts  ──►  kernel.step(interrupts, now)  ──►  tick     started first, on the machine's own thread
+                                                        rows     committed next
+                                                        effects  started last
+
+The invariant is that order. A tick may go first, for it is pure and nobody sees its result before the next step, so the
+commit hides behind it. Effects go last: nobody outside ever sees what a crash could undo. When a commit fails, or the
+kernel itself is wrong, memory is ahead of the disk: the kernel stops, nothing of that step is let out, and the next
+boot goes on from the last commit.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from signal import SIGPIPE
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import SocketListener, TaskGroup
+from anyio.lowlevel import checkpoint
+
+from tokix.control import Control, Line, Local, listening
+from tokix.devices import Devices
+from tokix.drivers import Calc
+from tokix.failure import Interrupted, Stopped, stopped
+from tokix.host import MachineThread, WallClock, no_event_loop, signals
+from tokix.kernel.arch.toy import ToyMachine
+from tokix.kernel.calls.process import buried
+from tokix.kernel.events import (
+    Answer,
+    Attach,
+    Attached,
+    Detach,
+    Effect,
+    Fetch,
+    Hangup,
+    Interrupt,
+    Invoke,
+    Outcome,
+    Prompt,
+    Reply,
+    Report,
+    Revoke,
+    Show,
+    Trap,
+)
+from tokix.kernel.kernel import Kernel
+from tokix.kernel.life import INIT
+from tokix.kernel.policy import Priority
+from tokix.programs import Resolver, absolute
+from tokix.shell.client import SOCKET, Client
+from tokix.state import DEATHS, RUNNING, Durable, opened
+from tokix.syscalls import ExitStatus, Spawn, Wait
+from tokix.terminal import Terminal
+from tokix.watchdog import Running, Watchdog, suspects
+
+if TYPE_CHECKING:
+    from tokix.kernel.policy import Policy
+    from tokix.kernel.ports import Driver, Machine, Program, Rows, Store
+    from tokix.kernel.process import Process
+
+#: Seconds without an interrupt after which the kernel is checked, and the watchdog sleeps.
+QUIET = 0.5
+#: The longest wait, in seconds: when a computer was asleep, its clock is somewhere else.
+LONGEST = 60.0
+
+
+@asynccontextmanager
+async def boot(
+    state: Path | None = None,
+    *,
+    durable: Durable = "process",
+    store: Store | None = None,
+    machine: Machine | None = None,
+    policy: Policy | None = None,
+    programs: Mapping[str, Program] | None = None,
+    drivers: Mapping[str, Driver] | None = None,
+    init: tuple[str, list[Any]] = ("init", []),
+    lanes: int = 8,
+    seed: int = 0,
+    terminal: Terminal | None = None,
+    signalled: bool = False,
+) -> AsyncIterator[System]:
+    """Run a kernel on a state directory while the block runs; without one, nothing is kept and nobody can connect.
+
+    What is unfinished there goes on at once, and what is unfinished at the end of the block goes on at the next boot.
+    `programs` are found before all others, `drivers` are mounted by their names; `signalled`: SIGINT, SIGTERM and
+    SIGHUP stop the kernel. Raises StoreError, Stopped, Interrupted, and what the block raises.
+    """
+    async with AsyncExitStack() as stack:
+        if store is None:
+            store = stack.enter_context(opened(state, durable))
+        listener = await stack.enter_async_context(listening(state / SOCKET)) if state else None
+        drivers = {"calc": Calc()} if drivers is None else drivers
+        system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal())
+        stack.callback(system.end)
+        if signalled:
+            stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))
+        resolver = Resolver(programs or {}, system.report)
+        system.recover(programs=resolver, policy=policy or Priority(), init=init, lanes=lanes, seed=seed)
+        problem: Exception | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                system.go(group, listener)
+                try:
+                    yield system
+                except Exception as error:  # the caller's own: it goes on from here as if there were no group
+                    problem = error
+                group.cancel_scope.cancel()
+        finally:
+            system.finish()
+        if problem:
+            raise problem
+
+
+def run(
+    program: str | Program, *args: Any, programs: Mapping[str, Program] | None = None, **options: Any
+) -> ExitStatus:
+    """Boot, run a program to its end, and give its status: `run("echo", "hi")`, or `run(main, 3)`.
+
+    `options` are those of `boot`. Ctrl-C stops the kernel and raises Interrupted.
+    """
+    known = dict(programs or {})
+    name = program if isinstance(program, str) else f"{program.__module__}:{program.__name__}"
+    if not isinstance(program, str):
+        known[name] = program
+    spawn = Spawn(program=absolute(name), args=list(args), fds=dict.fromkeys(range(3), "tty"))
+
+    async def main() -> ExitStatus:
+        async with boot(programs=known, signalled=True, **options) as system, system.attach("run") as client:
+            pid = await client.call(spawn)
+            status = await client.call(Wait(pid=pid))
+            await system.terminal.drained()
+            return status
+
+    return anyio.run(main)
+
+
+class System:
+    """A kernel and what is around it."""
+
+    kernel: Kernel
+
+    def __init__(
+        self, state: Path | None, store: Store, machine: Machine, drivers: Mapping[str, Driver], terminal: Terminal
+    ) -> None:
+        self.state, self.store, self.machine, self.terminal = state, store, machine, terminal
+        self.report = terminal.report
+        self.clock = WallClock()
+        self.thread = MachineThread(machine, get_running_loop(), self.post, self.broken_machine)
+        self.devices = Devices(drivers, self.post, self.report)
+        self.control = Control(self.arrive, self.post)
+        self.running = Running(state / RUNNING if state else None)
+        self.watchdog = Watchdog(self.running, self.bark)
+        self.group: TaskGroup | None = None
+        self.inbox: list[Interrupt] = []
+        #: Set at the next interrupt, and when the next change of the process table is committed.
+        self.rung, self.changed = anyio.Event(), anyio.Event()
+        self.tickets = count(1)
+        self.arriving: dict[int, Line] = {}
+        self.lines: dict[int, Line] = {}
+        self.failure: Exception | None = None
+
+    # ---- a life
+
+    def recover(self, **options: Any) -> None:
+        """Make the kernel from what the store has."""
+        rows = self.store.load()
+        with self.crash("the kernel could not recover"), no_event_loop():
+            parked = suspects(self.running, self.state / DEATHS, rows) if self.state else {}
+            self.kernel = Kernel(
+                rows,
+                machine=self.machine,
+                devices=self.devices.describe(),
+                now=self.clock.now(),
+                suspects=parked,
+                on_run=self.running,
+                **options,
+            )
+        self.clock.follow(self.kernel.now)
+        for process in self.kernel.procs.values():
+            if process.parked:
+                self.report(f"process {process.pid} ({process.program}) is parked: {process.parked}")
+            if process.foreign:  # nobody holds its other end any more
+                self.post(Detach(process.pid))
+
+    def go(self, group: TaskGroup, listener: SocketListener | None) -> None:
+        """Start the kernel, and what waits for the outside on its behalf."""
+        self.group = group
+        if self.failure:  # a signal came while the kernel recovered
+            group.cancel_scope.cancel()
+        group.start_soon(self.guard, self.drive)
+        group.start_soon(self.guard, self.terminal.read, self.post)
+        group.start_soon(self.guard, self.write)
+        if listener:
+            group.start_soon(self.guard, self.control.serve, listener)
+
+    async def drive(self) -> None:
+        while True:
+            self.step()
+            await self.rest()
+
+    def step(self) -> None:
+        """One step of the kernel: its tick, its rows, its effects."""
+        outcome = self.decide()
+        if outcome.tick:
+            self.thread.start(outcome.tick)
+        self.commit(outcome.rows)
+        for effect in outcome.effects:
+            self.start(effect)
+
+    def decide(self) -> Outcome:
+        interrupts, self.inbox = self.inbox, []
+        with self.crash("the kernel is wrong"), no_event_loop():
+            return self.kernel.step(interrupts, self.clock.now())
+
+    def commit(self, rows: Rows) -> None:
+        if rows:
+            with self.crash("a commit failed"):
+                self.store.commit(rows)
+        if "process" in rows:
+            self.changed.set()
+            self.changed = anyio.Event()
+
+    async def rest(self) -> None:
+        """Wait for an interrupt or a timer. When all is quiet, the kernel is checked, and the watchdog sleeps."""
+        self.rung = anyio.Event()
+        deadline = self.kernel.deadline()
+        left = LONGEST if deadline is None else min(deadline - self.clock.now(), LONGEST)
+        if self.inbox or left <= 0:
+            await checkpoint()  # others have to breathe
+        elif not await self.ring(min(left, QUIET)) and left > QUIET:
+            with self.crash("the kernel is wrong"):
+                self.kernel.check()
+            with self.watchdog.asleep():
+                await self.ring(left - QUIET)
+
+    async def ring(self, seconds: float) -> bool:
+        """Wait so long for an interrupt; says whether one has come."""
+        with anyio.move_on_after(seconds):
+            await self.rung.wait()
+        return self.rung.is_set()
+
+    def finish(self) -> None:
+        """Take in what has happened already, but run no program any more. Raises what stopped the kernel."""
+        if self.failure and not isinstance(self.failure, Interrupted):
+            raise self.failure
+        self.inbox = [interrupt for interrupt in self.inbox if not isinstance(interrupt, (Attach, Trap))]
+        self.kernel.budget = 0
+        self.commit(self.decide().rows)
+        if self.failure:
+            raise self.failure
+
+    def end(self) -> None:
+        """Let the threads end."""
+        self.thread.end()
+        self.watchdog.end()
+
+    # ---- what comes in
+
+    def post(self, interrupt: Interrupt) -> None:
+        self.inbox.append(interrupt)
+        self.rung.set()
+
+    def arrive(self, line: Line, program: str) -> None:
+        """Make a foreign process of somebody outside."""
+        ticket = next(self.tickets)
+        self.arriving[ticket] = line
+        self.post(Attach(ticket, program))
+
+    @asynccontextmanager
+    async def attach(self, program: str) -> AsyncIterator[Client]:
+        """Be a foreign process in the kernel's own."""
+        local = Local(self.post)
+        self.arrive(local, program)
+        await local.here.wait()
+        try:
+            yield local
+        finally:
+            self.post(Detach(local.pid))
+
+    def unfinished(self) -> list[Process]:
+        """Give the processes that go on: now, or at the next boot."""
+        return [p for p in self.kernel.procs.values() if p.pid != INIT and not p.foreign and not p.status]
+
+    # ---- what goes out
+
+    def start(self, effect: Effect | Attached) -> None:
+        match effect:
+            case Invoke() if self.group:
+                self.devices.invoke(effect, self.group)
+            case Revoke(key):
+                self.devices.revoke(key)
+            case Show():
+                self.terminal.show(effect)
+            case Prompt():
+                self.terminal.prompt(effect)
+            case Fetch(key):
+                self.post(Answer(key, [buried(row) for row in self.store.dead()]))
+            case Attached(ticket, pid):
+                self.lines[pid] = self.arriving.pop(ticket)
+                self.lines[pid].attached(pid)
+            case Reply(pid, key, ok, text):
+                if line := self.lines.get(pid):
+                    line.replied(key, ok, text)
+            case Hangup(pid, reason):
+                if line := self.lines.pop(pid, None):
+                    line.hungup(reason)
+            case Report(text):
+                self.report(text)
+
+    async def write(self) -> None:
+        """Show the output; when nobody reads it any more, stop, as every program in a pipeline does."""
+        try:
+            await self.terminal.write(self.post)
+        except BrokenPipeError:
+            self.fail(Interrupted(SIGPIPE))
+        except OSError as error:
+            raise Stopped(f"no output any more ({error.strerror}); the next kernel shows what is missing") from error
+
+    # ---- what goes wrong
+
+    async def guard(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a part of the edge; if it fails, the kernel stops."""
+        try:
+            with self.crash("the edge is wrong"):
+                await part(*args)
+        except Stopped as error:
+            self.fail(error)
+
+    def fail(self, failure: Exception) -> None:
+        """Stop the kernel."""
+        self.failure = self.failure or failure
+        if self.group:
+            self.group.cancel_scope.cancel()
+
+    @contextmanager
+    def crash(self, what: str) -> Iterator[None]:
+        """Make Stopped, and a report, of any failure."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as error:
+            raise stopped(what, error, self.state, self.running.pid) from error
+
+    def broken_machine(self, error: Exception) -> None:
+        self.fail(stopped("the machine failed", error, self.state, 0))
+
+    def bark(self, pid: int, line: str) -> None:
+        process = self.kernel.procs.get(pid) if hasattr(self, "kernel") else None
+        name = f" ({process.program})" if process else ""
+        self.report(f"process {pid}{name} has had the kernel for more than 50 ms, at {line}")

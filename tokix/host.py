@@ -1,0 +1,121 @@
+"""What the host gives to a kernel: a clock, a thread for the machine, and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from tokix.kernel.events import Tick, TickDone
+
+if TYPE_CHECKING:
+    from tokix.kernel.ports import Machine
+
+T = TypeVar("T")
+
+#: The signals that ask for an end.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class WallClock:
+    """Wall time that never goes back: where the host's clock does, it goes on from there at the host's pace."""
+
+    def __init__(self) -> None:
+        self._last = self._ahead = 0.0
+
+    def now(self) -> float:
+        """Give seconds since 1970."""
+        now = time.time() + self._ahead
+        if now < self._last:
+            self._ahead += self._last - now
+            now = self._last
+        self._last = now
+        return now
+
+    def follow(self, now: float) -> None:
+        """Go on from a time that was once told, if that is later."""
+        self._last = max(self._last, now)
+
+
+class MachineThread:
+    """Runs ticks one after the other, so that the kernel can think, and wait, while the machine computes."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        loop: AbstractEventLoop,
+        done: Callable[[TickDone], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`done` and `failed` are called in the event loop."""
+        self._machine, self._loop, self._done, self._failed = machine, loop, done, failed
+        self._ticks: SimpleQueue[Tick | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="tokix machine", daemon=True).start()
+
+    def start(self, tick: Tick) -> None:
+        self._ticks.put(tick)
+
+    def end(self) -> None:
+        """Let the thread end; the tick in flight, if any, is computed for nobody."""
+        self._ticks.put(None)
+
+    def _run(self) -> None:
+        while tick := self._ticks.get():
+            try:
+                done = TickDone(tick.serial, self._machine.run(tick))
+            except Exception as error:  # it stops the kernel, which reports it
+                self._tell(self._failed, error)
+            else:
+                self._tell(self._done, done)
+
+    def _tell(self, call: Callable[[T], None], what: T) -> None:
+        # Of asyncio, for anyio has no way into a loop from a thread that does not wait for an answer.
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits for this tick
+            self._loop.call_soon_threadsafe(call, what)
+
+
+@contextmanager
+def signals(loop: AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop(signum)` in the event loop at the first signal that asks for an end; at the second, end at once.
+
+    A program that does not give the kernel back holds the event loop too, and with it every signal that anyio would
+    receive. So these are Python's own handlers, which run even then: the second signal always works. It is safe, for
+    the store survives any death. Signals that are ignored (`nohup`, `&`) stay so.
+    """
+    seen: list[int] = []
+
+    def arrived(signum: int, frame: object) -> None:
+        if seen:
+            os._exit(128 + signum)
+        seen.append(signum)
+        loop.call_soon_threadsafe(stop, signum)
+
+    handled = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, arrived) for signum in handled}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def no_event_loop() -> Iterator[None]:
+    """Drive programs without the hooks that asyncio has for async generators.
+
+    It would close the abandoned ones of a program in a coroutine of its own, at some other time: only the kernel drives
+    programs, and what they do depends on their log alone.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
