@@ -216,7 +216,7 @@ class Kernel:
                 self.settle(branch)
             elif branch.blocked:
                 self.retrap(branch)
-            else:
+            elif branch.coro is None:
                 self.resume(branch)
 
     # ---- programs run, calls are trapped, outcomes are decided and delivered

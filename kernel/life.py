@@ -128,7 +128,7 @@ def fork(k: Kernel, b: Branch) -> int:
         nice=parent.nice,
         caps=parent.caps,
         limits=parent.limits,
-        fds=parent.fds,
+        fds=streams.inherited(k, parent),
         image=parent.image,
     )
     for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0")):

@@ -157,6 +157,9 @@ def _load(k: Kernel, rows: Loaded) -> None:
     k.seed = int(meta.get("seed", k.seed))
     if k.next_pid <= max((row[0] for row in rows["process"]), default=0):
         raise KernelBug("the store has lost the next pid")
+    for key, _, call, note in rows["started"]:
+        k.started[key] = {**from_json(note), "call": call}
+    k.serial = count(1 + max((note.get("order", 0) for note in k.started.values()), default=0))
     for row in sorted(rows["process"]):
         process = _process(dict(zip(TABLES["process"].columns, row, strict=True)))
         k.procs[process.pid] = process
@@ -167,11 +170,8 @@ def _load(k: Kernel, rows: Loaded) -> None:
             if seq != len(owner.log):
                 raise KernelBug(f"the journal of process {pid} has no entry {len(owner.log)}")
             owner.log.append(Entry(seq, path, call, bool(ok), value))
-    for key, _, call, note in rows["started"]:
-        k.started[key] = {**from_json(note), "call": call}
     for key, start, tokens in rows["partial"]:
         k.partials.setdefault(key, {})[start] = from_json(tokens)
-    k.serial = count(1 + max((note.get("order", 0) for note in k.started.values()), default=0))
     for seq, pid, *mail in sorted(rows["message"]):
         process = k.procs[pid]
         process.mailbox = process.mailbox or deque()

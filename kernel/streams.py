@@ -93,6 +93,12 @@ def get(k: Kernel, name: str) -> Stream:
     return stream
 
 
+def inherited(k: Kernel, parent: Process) -> Mapping[int, str]:
+    """Give the descriptors that a child gets: those of its parent, but for pipes on which that said its last word."""
+    shut = {name for name in parent.fds.values() if name in k.streams and parent.pid in k.streams[name].closed}
+    return {fd: name for fd, name in parent.fds.items() if fd == 0 or name not in shut} if shut else parent.fds
+
+
 def open_ends(k: Kernel, process: Process) -> None:
     """A new process has an end of every pipe among its descriptors: 0 is for reading."""
     for fd, name in process.fds.items():

@@ -2727,7 +2727,6 @@ def test_stat_tells_what_ps_shows():
 
     async def main():
         pids = [await Spawn(program="child", args=[], nice=4), await Spawn(program="thinker")]
-        await Send(to=pids[0], tag="unwanted") if False else None
         await Sleep(seconds=3)
         [busy], [thinks], [me] = [await Stat(pid=pid) for pid in (*pids, await GetPid())]
         for pid in pids:

@@ -73,7 +73,7 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     head = prompt(k, c)
     ctx.tokens += head
     try:
-        limit = k.started[b.key]["limit"] if b.noted else _limit(k, b, c, base, len(head))
+        limit = _limit(k, b, c, base, len(head))
     except (ENOMEM, EDQUOT):
         del ctx.tokens[base:]
         raise
@@ -126,8 +126,11 @@ def charge_of_prompt(k: Kernel, c: Think, head: list[int]) -> int:
 def _limit(k: Kernel, b: Branch, c: Think, base: int, head: int) -> int:
     """Give how many tokens the burst may generate; raises ENOMEM or EDQUOT if that is none."""
     room = k.capacity - base - head - len(k.machine.closing())
-    if room < 1:
+    promised: int = k.started[b.key]["limit"] if b.noted else 1
+    if room < promised:
         raise ENOMEM(f"the prompt has {base + head} tokens, the window {k.capacity}")
+    if b.noted:  # begun before a restart: what it may generate was decided then
+        return promised
     left = quota(b.proc)
     if left is not None:
         left -= head - len(k.machine.opening())

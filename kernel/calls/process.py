@@ -48,7 +48,7 @@ def spawn(k: Kernel, b: Branch, c: Spawn) -> int:
         raise ENOENT(f"no program {program}")
     life.make_room(parent)
     caps = parent.caps if c.caps is None else delegate(parent, c.caps)
-    fds = parent.fds
+    fds = streams.inherited(k, parent)
     if c.fds:
         fds = {**fds, **{fd: streams.target(parent, fd, spec) for fd, spec in c.fds.items()}}
     child = life.create(
