@@ -390,6 +390,8 @@ class Kernel:
 
     def branch(self, process: Process, prefix: str, coro: Any, parent: Branch | None) -> Branch:
         branch = process.branches[prefix] = Branch(process, prefix, coro, parent)
+        if process.prefixes is not None:
+            process.prefixes.add(prefix)
         return branch
 
     def close(self, branch: Branch) -> None:
@@ -445,20 +447,25 @@ class Kernel:
         """Take a call from outside. A repeated key gets the outcome that it had; one in flight is not begun again."""
         process = self.procs.get(pid)
         if not process or process.status or not process.foreign or not process.root:
-            self.effects.append(Reply(pid, key, False, encode_error(ESRCH(f"no foreign process {pid}"))))
-        elif entry := next((e for e in process.log if e.path == key), None):
+            self.refuse(pid, key, ESRCH(f"no foreign process {pid}"))
+        elif entry := (process.outcomes or {}).get(key):
             self.effects.append(Reply(pid, key, entry.ok, entry.value))
-        elif key not in process.branches:
+        elif not key or key not in process.branches:
             try:
                 text = self.check_foreign(process, key, call)
-            except (SyscallError, ValueError, RecursionError) as error:
-                refusal = error if isinstance(error, SyscallError) else EINVAL(_not_a_call(call))
-                self.effects.append(Reply(pid, key, False, encode_error(refusal)))
-                return
+            except SyscallError as error:
+                return self.refuse(pid, key, error)
+            except (ValueError, RecursionError):
+                return self.refuse(pid, key, EINVAL(_not_a_call(call)))
             branch = self.branch(process, key, None, process.root)
             branch.path, branch.call, branch.text, branch.blocked = key, call, text, True
             branch.noted = branch.key in self.started
             self.trap(branch)
+        return None
+
+    def refuse(self, pid: int, key: str, error: SyscallError) -> None:
+        """Answer a call from outside that never became one."""
+        self.effects.append(Reply(pid, key, False, encode_error(error)))
 
     def check_foreign(self, process: Process, key: str, call: Syscall[Any]) -> str:
         """Give the journal's text of a call from outside; raises EINVAL, or ValueError for what is not JSON."""
@@ -476,6 +483,8 @@ class Kernel:
         process = branch.proc
         if not branch.call.observes:
             self.append(process, entry)
+            process.outcomes = process.outcomes or {}
+            process.outcomes[entry.path] = entry
         del process.branches[branch.prefix]
         self.effects.append(Reply(process.pid, entry.path, entry.ok, entry.value))
 
@@ -561,7 +570,8 @@ class Kernel:
             try:
                 probe(event)
             except Exception as error:  # a probe only looks: it must not break what it looks at
-                self.probes.remove(probe)
+                if probe in self.probes:
+                    self.probes.remove(probe)
                 self.effects.append(Report(f"probe {probe!r} is removed: {type(error).__name__}: {error}"))
 
     def check(self) -> None:

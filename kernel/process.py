@@ -38,9 +38,9 @@ _ENDS = frozenset({State.STOPPED, State.DIVERGED, State.ZOMBIE})
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.NEW: _ENDS | {State.RUNNING, State.BLOCKED},
     State.READY: _ENDS | {State.RUNNING, State.BLOCKED},
-    State.RUNNING: _ENDS | {State.READY, State.BLOCKED, State.NEW},
+    State.RUNNING: _ENDS | {State.READY, State.BLOCKED},
     State.BLOCKED: _ENDS | {State.READY, State.RUNNING},
-    State.STOPPED: frozenset({State.NEW, State.READY, State.BLOCKED, State.DIVERGED, State.ZOMBIE}),
+    State.STOPPED: frozenset({State.READY, State.BLOCKED, State.ZOMBIE}),
     State.DIVERGED: frozenset({State.ZOMBIE}),
     State.ZOMBIE: frozenset(),
 }
@@ -133,6 +133,9 @@ class Process:
     root: Branch | None = None
     branches: dict[str, Branch] = field(default_factory=dict)
     log: list[Entry] = field(default_factory=list)
+    #: While it is replayed: the prefixes of all branches that it has had. Of a foreign one: the outcomes by key.
+    prefixes: set[str] | None = None
+    outcomes: dict[str, Entry] | None = None
     #: Outcomes decided and not delivered.
     awake: int = 0
     #: Tokens charged, and those that bursts in flight may still use.

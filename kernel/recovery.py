@@ -30,7 +30,7 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
     """Bring the kernel to where the rows are. A first start is a restart from nothing."""
     try:
         _load(k, rows)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KernelBug(f"the store has rows that make no sense: {error!r}") from error
     if k.next_pid == 1:
         k.put("kernel", ("seed",), ("seed", str(k.seed)))
@@ -45,6 +45,7 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
             park(k, process, suspects[process.pid])
         else:
             replay(k, process)
+    _miss(k, rows["started"])
     calls = [b for p in living if not p.parked for b in open_branches(p)]
     calls.sort(key=lambda b: k.started.get(b.key, {}).get("order", inf))  # who waited in line keeps the place
     for process in living:
@@ -61,14 +62,14 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
 
 def replay(k: Kernel, process: Process) -> None:
     """Rebuild a process from its log, without effects: the first half of a restart, and of Fork."""
-    process.replaying = True
+    process.replaying, process.prefixes = True, set()
     if process.foreign:
         _redo_foreign(k, process)
     else:
         why = _replay(k, process)
         if why:
             park(k, process, why)
-    process.replaying = False
+    process.replaying, process.prefixes = False, None
 
 
 def _replay(k: Kernel, process: Process) -> str:
@@ -79,14 +80,16 @@ def _replay(k: Kernel, process: Process) -> str:
     k.resume(process.root)
     for entry in process.log:
         branch = process.branches.get(entry.path[: entry.path.rfind(".") + 1])
-        if branch is None:
+        if branch is None and entry.path[: entry.path.rfind(".") + 1] in (process.prefixes or ()):
             continue  # its branch was cancelled before this could be delivered
+        if branch is None:
+            return difference(entry.path, entry.call, _now_at(process.root))
         if branch.done or (branch.path, branch.text) != (entry.path, entry.call):
             return difference(entry.path, entry.call, _now_at(branch))
         branch.blocked = False
         try:
             value, failure = k.outcome(branch, entry)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             return f"at call {entry.path} the outcome in the journal cannot be read: {error}"
         if entry.ok:
             k.redo(branch, branch.call, value)
@@ -96,6 +99,15 @@ def _replay(k: Kernel, process: Process) -> str:
         if begun is not None and branch.blocked and begun.get("call", branch.text) != branch.text:
             return difference(branch.path, begun["call"], _now_at(branch))
     return ""
+
+
+def _miss(k: Kernel, started: list[tuple[Any, ...]]) -> None:
+    """Park the processes that had begun a call which they do not make any more."""
+    made = {b.key for p in k.procs.values() for b in p.branches.values() if b.blocked}
+    for key, pid, call, _ in started:
+        process = k.procs.get(pid)
+        if key not in made and process and process.root and not process.foreign and not process.parked:
+            park(k, process, difference(key.rpartition(":")[2], call, _now_at(process.root)))
 
 
 def _now_at(branch: Branch) -> str:
@@ -113,6 +125,7 @@ def _redo_foreign(k: Kernel, process: Process) -> None:
     """A foreign process has no coroutine: only its context is made again."""
     assert process.root
     process.move(State.BLOCKED)
+    process.outcomes = {entry.path: entry for entry in process.log}
     for entry in process.log:
         call = decode_canonical(entry.call)
         if entry.ok:
@@ -165,12 +178,16 @@ def _load(k: Kernel, rows: Loaded) -> None:
         k.procs[process.pid] = process
     for process in k.procs.values():
         _join(k, process)
+        if process.root and process.image:
+            k.context(process.root)
     for pid, epoch, seq, path, call, ok, value in sorted(rows["journal"], key=lambda row: row[:3]):
         if (owner := k.procs.get(pid)) and owner.epoch == epoch:
             if seq != len(owner.log):
                 raise KernelBug(f"the journal of process {pid} has no entry {len(owner.log)}")
             owner.log.append(Entry(seq, path, call, bool(ok), value))
     for key, start, tokens in rows["partial"]:
+        if key not in k.started:
+            raise KernelBug(f"the store has tokens of a call that was not begun: {key}")
         k.partials.setdefault(key, {})[start] = from_json(tokens)
     for seq, pid, *mail in sorted(rows["message"]):
         process = k.procs[pid]

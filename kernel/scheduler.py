@@ -51,6 +51,8 @@ class Burst:
     arrival: int = 0
     since: int = 0
     turn: int = 0
+    #: When it got its lane, or its present turn there.
+    seated: int = 0
     #: Tokens sampled in this turn.
     used: int = 0
     #: Its class while it runs; its lane, or −1; its valid place in the heap, or −1.
@@ -192,7 +194,8 @@ class Scheduler:
         self.dirty = True
 
     def seat(self, burst: Burst, lane: int) -> None:
-        burst.lane, burst.rank = lane, self.policy.rank(burst, self.clock)
+        burst.lane, burst.seated = lane, self.clock
+        burst.rank = self.policy.rank(burst, self.clock)
         self.slots[lane] = burst
         self.gang.append(burst)
         self.dirty = True
@@ -284,9 +287,10 @@ class Scheduler:
         """Choose the gang anew: who has used a quantum yields, free lanes are filled, a better rank takes a lane."""
         self.dirty = False
         for burst in [b for b in self.gang if b.used >= self.policy.quantum]:
-            burst.used = 0
+            burst.used, burst.turn = 0, next(self.serial)
+            burst.since = burst.seated = self.clock
+            burst.rank = self.policy.rank(burst, self.clock)
             if self.waiting:
-                burst.since, burst.turn = self.clock, next(self.serial)
                 self.requeue(burst)
         self.fill()
         self.preempt()
@@ -323,6 +327,8 @@ class Scheduler:
             self.seat(best, lane)
 
     def requeue(self, burst: Burst) -> None:
+        """Put a burst from its lane back into the queue; its time in the lane was no waiting."""
+        burst.since += self.clock - burst.seated
         self.leave(burst)
         self.enqueue(burst)
         self.counters.switches += 1
