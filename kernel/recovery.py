@@ -106,7 +106,8 @@ def _miss(k: Kernel, started: list[tuple[Any, ...]]) -> None:
     made = {b.key for p in k.procs.values() for b in p.branches.values() if b.blocked}
     for key, pid, call, _ in started:
         process = k.procs.get(pid)
-        if key not in made and process and process.root and not process.foreign and not process.parked:
+        missed = key in k.started and key not in made  # else the replay has ended its branch
+        if missed and process and process.root and not process.foreign and not process.parked:
             park(k, process, difference(key.rpartition(":")[2], call, _now_at(process.root)))
 
 

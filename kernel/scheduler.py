@@ -51,13 +51,14 @@ class Burst:
     arrival: int = 0
     since: int = 0
     turn: int = 0
-    #: When it got its lane, or its present turn there.
-    seated: int = 0
     #: Tokens sampled in this turn.
     used: int = 0
     #: Its class while it runs; its lane, or −1; its valid place in the heap, or −1.
     rank: int = 0
     lane: int = -1
+    #: The lane that it had last; what had been let go of when it got no frames (see `Scheduler.released`).
+    home: int = -1
+    starved: int = -1
     ticket: int = -1
     alive: bool = True
     #: What the text side keeps (see `compute`).
@@ -106,6 +107,10 @@ class Scheduler:
     flying: list[tuple[Burst, int]] = field(default_factory=list)
     limbo: list[int] = field(default_factory=list)
     dirty: bool = False
+    #: Bursts that may take a lane at once if they are better; who had each lane last; how often something was let go.
+    arrived: list[Burst] = field(default_factory=list)
+    last: list[Burst | None] = field(init=False)
+    released: int = 0
     #: Lanes that were given up in this step, by owner: (lane, tokens used of the quantum).
     vacated: dict[Any, tuple[int, int]] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
@@ -113,7 +118,7 @@ class Scheduler:
     serial: count[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
-        self.slots = [None] * self.lanes
+        self.slots, self.last = [None] * self.lanes, [None] * self.lanes
 
     # ---- bursts come and go
 
@@ -127,7 +132,7 @@ class Scheduler:
             burst.used = used
             self.seat(burst, lane)
         else:
-            self.enqueue(burst)
+            self.arrive(burst)
 
     def withdraw(self, burst: Burst) -> None:
         """Take a burst out; its context is as before it began."""
@@ -152,27 +157,37 @@ class Scheduler:
     def wake(self, burst: Burst) -> None:
         """Queue a suspended burst again."""
         burst.since, burst.turn, burst.used = self.clock, next(self.serial), 0
-        self.enqueue(burst)
+        self.arrive(burst)
 
     def renice(self, burst: Burst, nice: int) -> None:
         """Change the priority of a burst, wherever it is."""
         burst.nice = nice
         if burst.ticket >= 0:
             self.leave(burst)
-            self.enqueue(burst)
+            self.arrive(burst)
         elif burst.lane >= 0:
-            burst.rank = self.policy.rank(burst, self.clock)
+            burst.rank = self.policy.rank(burst, burst.since)
+            self.arrived = self.queued()
             self.dirty = True
 
     def set_policy(self, policy: Policy) -> None:
         """Order everything anew; lanes are kept until the new policy says otherwise."""
         self.policy = policy
-        queued = [burst for _, ticket, burst in self.queue if burst.ticket == ticket]
+        queued = sorted(self.queued(), key=lambda b: b.turn)
         self.queue, self.waiting = [], 0
-        for burst in sorted(queued, key=lambda b: b.turn):
-            self.enqueue(burst)
+        for burst in queued:
+            self.arrive(burst)
         for burst in self.gang:
-            burst.rank = policy.rank(burst, self.clock)
+            burst.rank = policy.rank(burst, burst.since)
+        self.dirty = True
+
+    def arrive(self, burst: Burst) -> None:
+        """Queue a burst that may take a lane at once."""
+        self.arrived.append(burst)
+        self.enqueue(burst)
+
+    def queued(self) -> list[Burst]:
+        return [burst for _, ticket, burst in self.queue if burst.ticket == ticket]
 
     def enqueue(self, burst: Burst) -> None:
         burst.ticket = next(self.serial)
@@ -191,10 +206,14 @@ class Scheduler:
             burst.lane = -1
             if burst.ctx in self.resident:  # the most recently used
                 self.resident[burst.ctx] = self.resident.pop(burst.ctx)
+        self.released += 1
         self.dirty = True
 
     def seat(self, burst: Burst, lane: int) -> None:
-        burst.lane, burst.seated = lane, self.clock
+        before, self.last[lane] = self.last[lane], burst
+        if before and before is not burst and before.alive:
+            self.counters.switches += 1
+        burst.lane = burst.home = lane
         burst.rank = self.policy.rank(burst, self.clock)
         self.slots[lane] = burst
         self.gang.append(burst)
@@ -236,13 +255,14 @@ class Scheduler:
                 end = min(end, start + budget)
                 if end == start:
                     continue
-                budget -= end - start
             first = start // FRAME
             if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
                 if not self.room(burst, start, end):
                     self.displace(burst)
                     continue
                 copies += self.grow(ctx, start, end)
+            if end - start != 1:
+                budget -= end - start
             view = ctx.view
             if view is None:
                 view = ctx.view = tuple(table)
@@ -278,7 +298,7 @@ class Scheduler:
                 self.dirty |= spent
         if self.limbo:
             self.pool.drop(self.limbo)
-            self.limbo = []
+            self.limbo, self.dirty = [], True
         return events
 
     # ---- the gang
@@ -287,14 +307,13 @@ class Scheduler:
         """Choose the gang anew: who has used a quantum yields, free lanes are filled, a better rank takes a lane."""
         self.dirty = False
         for burst in [b for b in self.gang if b.used >= self.policy.quantum]:
-            burst.used, burst.turn = 0, next(self.serial)
-            burst.since = burst.seated = self.clock
+            burst.used, burst.since, burst.turn = 0, self.clock, next(self.serial)
             burst.rank = self.policy.rank(burst, self.clock)
             if self.waiting:
                 self.requeue(burst)
         self.fill()
         self.preempt()
-        self.gang.sort(key=lambda b: (b.rank, b.turn))
+        self.gang.sort(key=self.place)
         self.vacated.clear()
         self.dirty = False
 
@@ -307,7 +326,8 @@ class Scheduler:
         aside: list[Burst] = []
         while len(self.gang) < self.lanes and len(aside) < self.lanes and (burst := self.pop()):
             if self.fits(burst):
-                self.seat(burst, self.slots.index(None))
+                free = burst.home >= 0 and self.slots[burst.home] is None
+                self.seat(burst, burst.home if free else self.slots.index(None))
                 continue
             aside.append(burst)
             if self.clock - burst.since > PATIENCE:
@@ -316,28 +336,35 @@ class Scheduler:
             self.enqueue(burst)
 
     def preempt(self) -> None:
-        """While somebody who waits has a strictly better rank than somebody who runs, they change places."""
-        while len(self.gang) == self.lanes and (best := self.peek()):
-            worst = max(self.gang, key=lambda b: (b.rank, b.turn))
-            if self.policy.rank(best, self.clock) >= worst.rank or not self.fits(best):
+        """Who has come with a strictly better rank than somebody who runs takes that lane.
+
+        Only who comes: to have waited long gives a lane at the end of a turn, and cuts none short.
+        """
+        arrived, self.arrived = self.arrived, []
+        for burst in sorted((b for b in arrived if b.ticket >= 0), key=self.policy.key):
+            worst = max(self.gang, key=self.place, default=None)
+            if len(self.gang) < self.lanes or not worst:
                 return
-            lane = worst.lane
-            self.pop()
-            self.requeue(worst)
-            self.seat(best, lane)
+            if self.policy.rank(burst, burst.since) < worst.rank and self.fits(burst):
+                lane = worst.lane
+                self.leave(burst)
+                self.requeue(worst)
+                self.seat(burst, lane)
+
+    def place(self, burst: Burst) -> tuple[int, tuple[int, int]]:
+        """Order the bursts of the gang: the last is the first to lose its lane or its frames."""
+        return (burst.rank, self.policy.key(burst))
 
     def requeue(self, burst: Burst) -> None:
-        """Put a burst from its lane back into the queue; its time in the lane was no waiting."""
-        burst.since += self.clock - burst.seated
+        """Put a burst from its lane back into the queue; inside of a turn, to the place that it had."""
         self.leave(burst)
         self.enqueue(burst)
-        self.counters.switches += 1
 
     def displace(self, burst: Burst) -> None:
-        """A burst has to wait for frames: it keeps its place in the order, and is tried again at the next event."""
-        dirty = self.dirty
+        """A burst has to wait for frames: it keeps its place in the order, and is tried again when some may be free."""
+        burst.starved = self.released
         self.requeue(burst)
-        self.dirty = dirty
+        self.released = burst.starved  # it keeps its frames: nobody gains by this
 
     def peek(self) -> Burst | None:
         while self.queue:
@@ -364,6 +391,8 @@ class Scheduler:
 
     def fits(self, burst: Burst) -> bool:
         """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
+        if self.gang and burst.starved == self.released:
+            return False
         ctx = burst.ctx
         ahead = min(len(ctx.tokens) + self.policy.quantum, burst.end)
         short = self.need(ctx, ctx.computed, ahead) - len(self.pool.free)
@@ -382,6 +411,7 @@ class Scheduler:
             if victim is None:
                 return False
             self.release(victim)
+            self.dirty = True  # it may have had more than was needed
             self.counters.drops += 1
             if victim.burst and victim.burst.lane >= 0:
                 self.displace(victim.burst)
@@ -454,11 +484,17 @@ class Scheduler:
             raise KernelBug("a context without frames is listed as resident")
         if not self.flying and any(len(ctx.table) != frames_for(ctx.computed) for ctx in self.resident):
             raise KernelBug("a frame table does not cover the computed tokens")
+        if any(ctx.view is not None and list(ctx.view) != ctx.table for ctx in self.resident):
+            raise KernelBug("the view of a frame table is stale")
         if sorted(b.lane for b in self.gang) != [lane for lane, b in enumerate(self.slots) if b]:
             raise KernelBug("lanes and gang differ")
+        if any(b is not self.slots[b.lane] or not b.alive or b.ticket >= 0 for b in self.gang):
+            raise KernelBug("a burst has a lane that is not its own")
+        if any(b.ctx.burst is not b for b in self.bursts()):
+            raise KernelBug("a burst works on a context that does not know it")
         if self.waiting != sum(burst.ticket == ticket for _, ticket, burst in self.queue):
             raise KernelBug("the count of waiting bursts is wrong")
 
     def bursts(self) -> Iterable[Burst]:
         """Give all bursts that run or wait."""
-        return [*self.gang, *(burst for _, ticket, burst in self.queue if burst.ticket == ticket)]
+        return [*self.gang, *self.queued()]
