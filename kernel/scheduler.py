@@ -299,6 +299,7 @@ class Scheduler:
         if self.limbo:
             self.pool.drop(self.limbo)
             self.limbo, self.dirty = [], True
+            self.released += 1
         return events
 
     # ---- the gang
@@ -461,6 +462,7 @@ class Scheduler:
             self.limbo += frames  # a tick in flight names them: they stay used until it is done
         else:
             self.pool.drop(frames)
+            self.released += 1
 
     def fork(self, ctx: Context) -> Context:
         """Give a copy that shares all frames."""
