@@ -6,16 +6,16 @@ program loader fails at is a reply to the program that asked.
 
 from contextlib import suppress
 
-import corpus
 import pytest
-from torture import Life, Mortal, broken, run
 
+import corpus
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
 from tokix.kernel.scheduler import Scheduler
 from tokix.sim import Simulation
 from tokix.syscalls import EIO
+from torture import Life, Mortal, broken, run
 
 
 class Broken(Exception):
@@ -138,28 +138,31 @@ def test_a_program_that_cannot_be_found_is_an_error_of_whoever_asked(undisturbed
 
 
 def test_a_shortage_of_frames_at_any_moment_changes_nothing(undisturbed):
-    uses = 0
-
-    def counted(room):
-        def wrong(scheduler, burst, start, end):
-            nonlocal uses
-            uses += 1
-            return False if uses == n else room(scheduler, burst, start, end)
-
-        return wrong
-
-    n = 0
-    with broken(Scheduler, "room", counted):
-        run().same_as(undisturbed)
-    total = uses
-    assert total > 50
-    for n in range(1, total + 1, 3):
+    def uses_with_failure(n):
         uses = 0
+
+        def counted(room):
+            def wrong(scheduler, burst, start, end):
+                nonlocal uses
+                uses += 1
+                return False if uses == n else room(scheduler, burst, start, end)
+
+            return wrong
+
         with broken(Scheduler, "room", counted):
             run().same_as(undisturbed)
+        return uses
+
+    total = uses_with_failure(0)
+    assert total > 50
+    for n in range(1, total + 1, 3):
+        uses_with_failure(n)
 
 
-def test_a_clock_that_goes_back_changes_nothing(undisturbed):
+@pytest.mark.parametrize("n", range(7))
+def test_a_clock_that_goes_back_changes_nothing(undisturbed, n):
+    steps = 0
+
     def jumping(step):
         def wrong(kernel, interrupts, now):
             nonlocal steps
@@ -168,7 +171,5 @@ def test_a_clock_that_goes_back_changes_nothing(undisturbed):
 
         return wrong
 
-    for n in range(7):
-        steps = 0
-        with broken(Kernel, "step", jumping):
-            run().same_as(undisturbed)
+    with broken(Kernel, "step", jumping):
+        run().same_as(undisturbed)

@@ -37,7 +37,7 @@ class ToyMachine:
         """Without `ends` the machine never ends by itself: every burst has its max_tokens."""
         self.frames, self.window = frames, window
         self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
-        self.memory = [bytearray(FRAME * _SLOT.size) for _ in range(frames)]
+        self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames)]  # no slot is like this
 
     # ---- vocabulary
 

@@ -46,10 +46,12 @@ class Text:
         self.cut = -1
 
     def add(self, piece: bytes, final: bool = False) -> None:
+        if self.cut >= 0:
+            return
         before = len(self.text)
         self.text += self.decoder.decode(piece, final)
         found = [at for stop in self.stops if (at := self.text.find(stop, max(0, before - self.lag))) >= 0]
-        if found and self.cut < 0:
+        if found:
             self.cut = min(found)
             self.text = self.text[: self.cut]
 
@@ -191,13 +193,15 @@ def finish(k: Kernel, b: Branch, burst: Burst, ended: bool) -> None:
 
 
 def _until(k: Kernel, tokens: list[int], cut: int) -> list[int]:
-    """Give the tokens whose text lies in front of a cut."""
-    decoder, length = _DECODER("replace"), 0
-    for index, token in enumerate(tokens):
+    """Give the tokens whose text lies in front of a cut: whole characters, none of which reaches behind it."""
+    decoder, length, whole = _DECODER("replace"), 0, 0
+    for index, token in enumerate(tokens, 1):
         length += len(decoder.decode(k.machine.piece(token)))
         if length > cut:
-            return tokens[:index]
-    return tokens
+            break
+        if not decoder.getstate()[0]:
+            whole = index
+    return tokens[:whole]
 
 
 def settle(k: Kernel, process: Process, ctx: Context, c: Think, head: list[int], reply: Completion) -> None:
