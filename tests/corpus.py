@@ -106,8 +106,26 @@ async def errno(call):
         return error.errno
 
 
-PARTS = ("mapper", "forker", "payer", "timers", "reaper", "crashers", "relay", "piper", "guarded", "limited")
-PARTS += ("atomic", "observer", "streamer", "reader", "orphaner", "selector", "postbox", "sleepers")
+PARTS = (
+    "mapper",
+    "forker",
+    "payer",
+    "timers",
+    "reaper",
+    "crashers",
+    "relay",
+    "piper",
+    "guarded",
+    "limited",
+    "atomic",
+    "observer",
+    "streamer",
+    "reader",
+    "orphaner",
+    "selector",
+    "postbox",
+    "sleepers",
+)
 
 
 async def init():

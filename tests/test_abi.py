@@ -413,7 +413,8 @@ def test_a_call_is_frozen(call):
 
 
 @pytest.mark.parametrize(
-    "value", [PAGE, STATUS, PROCESS, DEVICE, REPLIES[Think], REPLIES[Recv], Limits(), FULL[11].messages[0]]
+    "value",
+    [PAGE, STATUS, PROCESS, DEVICE, REPLIES[Think], REPLIES[Recv], Limits(), FULL[11].messages[0]],  # type: ignore[index]
 )
 def test_a_record_is_frozen_and_closed(value):
     name = next(iter(type(value).model_fields))
@@ -497,7 +498,7 @@ class ERATE(SyscallError):
     errno = "ERATE"
 
 
-@pytest.mark.parametrize("error", [SyscallError("x"), ERATE("x"), EINVAL(ValueError("x")), EINTR("TERM", None)])
+@pytest.mark.parametrize("error", [SyscallError("x"), ERATE("x"), EINVAL(ValueError("x")), EINTR("TERM", None)])  # type: ignore[arg-type]
 def test_what_a_driver_makes_up_can_be_read_back(error):
     """Drivers raise what they like; the journal must not have what no boot can read."""
     again = decode_error(encode_error(error))

@@ -1,4 +1,4 @@
-"""The programs that come with tokix, in the simulated edge: what they say, and that a kill of the kernel changes nothing."""
+"""The programs that come with tokix, in the simulated edge: what they say, and that a kill changes nothing."""
 
 from __future__ import annotations
 
@@ -153,14 +153,14 @@ def survive(program: str, args: list[Any], every: int) -> tuple[Any, Counter[str
     while True:
         store.left = every
         try:
-            Simulation(Resolver(), store, world).run()
+            Simulation(Resolver(), store, world, budget=1).run()  # every delivery is a step of its own
             return world.person.outcomes[-1].value, Counter(lines(world)), deaths
         except Killed:
             deaths += 1
             world.now += 1
 
 
-@pytest.mark.parametrize("every", [2, 3, 5, 11])
+@pytest.mark.parametrize("every", [3, 5, 7])
 @pytest.mark.parametrize(("program", "args"), [("pingpong", [4]), ("philosophers", [3, 2]), ("mapreduce", [])])
 def test_a_program_ends_the_same_however_often_the_kernel_dies(program: str, args: list[Any], every: int) -> None:
     value, shown, _ = survive(program, args, 1_000_000)
@@ -252,7 +252,9 @@ def test_the_log_of_init_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     table: list[init.Line] = [{"program": "ends", "args": ["exit"], "restart": "always"} for _ in range(3)]
     store = MemoryStore()
     simulation = Simulation(PROGRAMS, store, init=("init", [[*table, {"program": "late", "restart": "always"}]]))
-    simulation.run(steps=60)  # RuntimeError would say that it never rests
+    while simulation.world.now < 100:
+        simulation.step()
+        simulation.wait()
     kernel = simulation.kernel
     assert kernel.procs[1].epoch == 5
     assert len(kernel.procs[1].log) < 20

@@ -1872,6 +1872,26 @@ def test_who_is_first_is_first_after_a_restart_too(budget):
     assert always(main, budget=budget) == [[1, "b"], "ValueError"]
 
 
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_a_kill_between_a_decision_and_its_delivery(budget):
+    """What a Select has cancelled is still noted as begun in the store; the replay cancels it again."""
+
+    async def main():
+        won = await select(
+            Sleep(seconds=1), Recv(timeout=50), Think(prompt="x", max_tokens=40), Call(device="slow", op="wait")
+        )
+        try:
+            await gather(Recv(timeout=50), fails(), Read(timeout=50), gather(Sleep(seconds=50)))
+        except LookupError:
+            return [won[0], await Count(text="abc")]
+
+    async def fails():
+        await Sleep(seconds=2)
+        raise LookupError
+
+    assert always(main, budget=budget, world=Slow) == [0, 3]
+
+
 def test_branches_that_end_at_once():
     async def main():
         async def now(value):
@@ -2555,7 +2575,7 @@ class ERATE(SyscallError):
         (EIO(), "EIO"),
         (SyscallError("bare"), "EIO: bare"),
         (ERATE("slow down"), "EIO: slow down"),
-        (EINVAL(ValueError("an object")), "EINVAL: an object"),
+        (EINVAL(ValueError("an object")), "EINVAL: an object"),  # type: ignore[arg-type]
         (EINVAL("\udcff"), "EINVAL: ?"),
         (object(), "EIO: the answer of call"),
         (b"\xff", "EIO: the answer of call"),
@@ -2617,10 +2637,10 @@ def test_an_unsafe_call_is_never_run_again_and_says_so():
     assert early.value == {"takes": 10}
     for op in ("wait", "look"):
 
-        async def main(op=op):
+        async def again_and_again(op=op):
             return await Call(device="slow", op=op, args={"takes": 10})
 
-        again = lives([(1, "after")], main, world=Slow)
+        again = lives([(1, "after")], again_and_again, world=Slow)
         assert again.value == {"takes": 10}
         assert again.world.begun == ["1/1:0:1"]
 

@@ -188,6 +188,20 @@ def test_an_equal_that_waits_does_not_cut_a_turn_short():
     assert in_lane(running, waiting) == [False, True]
 
 
+def test_an_equal_that_waits_takes_no_frames_from_a_turn():
+    rig = Rig(Priority(100, age=2), lanes=2, frames=4)
+    running = rig.think(40, 20)
+    rig.tick()
+    waiting = rig.think(30, 20)
+    while running.generated < 20:
+        rig.think(1, 1, nice=5)  # each arrival is an event
+        rig.tick()
+        assert waiting.lane < 0
+        assert running.ctx.computed >= 40
+    rig.tick()
+    assert waiting.lane >= 0
+
+
 ages = st.integers(1, 64)
 places = st.tuples(st.integers(BEST, WORST), st.integers(0, 1000)).map(lambda p: SimpleNamespace(nice=p[0], since=p[1]))
 

@@ -158,6 +158,8 @@ class System:
         self.running = Running(state / RUNNING if state else None)
         self.watchdog = Watchdog(self.running, self.bark)
         self.group: TaskGroup | None = None
+        #: The store has all that the kernel has decided; if not, there is no way on but the next boot.
+        self.whole = True
         self.inbox: list[Interrupt] = []
         #: Set at the next interrupt, and when the next change of the process table is committed.
         self.rung, self.changed = anyio.Event(), anyio.Event()
@@ -216,6 +218,7 @@ class System:
 
     def decide(self) -> Outcome:
         interrupts, self.inbox = self.inbox, []
+        self.whole = False
         with self.crash("the kernel is wrong"), no_event_loop():
             return self.kernel.step(interrupts, self.clock.now())
 
@@ -223,6 +226,7 @@ class System:
         if rows:
             with self.crash("a commit failed"):
                 self.store.commit(rows)
+        self.whole = True
         if "process" in rows:
             self.changed.set()
             self.changed = anyio.Event()
@@ -248,11 +252,10 @@ class System:
 
     def finish(self) -> None:
         """Take in what has happened already, but run no program any more. Raises what stopped the kernel."""
-        if self.failure and not isinstance(self.failure, Interrupted):
-            raise self.failure
-        self.inbox = [interrupt for interrupt in self.inbox if not isinstance(interrupt, (Attach, Trap))]
-        self.kernel.budget = 0
-        self.commit(self.decide().rows)
+        if self.whole:
+            self.inbox = [interrupt for interrupt in self.inbox if not isinstance(interrupt, (Attach, Trap))]
+            self.kernel.budget = 0
+            self.commit(self.decide().rows)
         if self.failure:
             raise self.failure
 
@@ -349,7 +352,7 @@ class System:
         except Exception as error:
             raise stopped(what, error, self.state, self.running.pid) from error
 
-    def broken_machine(self, error: Exception) -> None:
+    def broken_machine(self, error: BaseException) -> None:
         self.fail(stopped("the machine failed", error, self.state, 0))
 
     def bark(self, pid: int, line: str) -> None:

@@ -7,6 +7,7 @@ kernel had to stop, 128 + n for signal n, 1 for every other failure; `run` gives
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -37,11 +38,13 @@ class Failure(Exception):
 def main(words: Sequence[str] | None = None) -> int:
     """Do what a command line says; gives the exit code."""
     try:
+        if words is None:
+            hold_standard_descriptors()
         options = command_line().parse_args(dashed(sys.argv[1:] if words is None else words))
         if options.command is run and words is None:
             fix_hash_seed()
         code: int = options.command(options)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except Failure as failure:
         say(str(failure))
@@ -51,12 +54,33 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at the end
         return SIGNALLED + signal.SIGPIPE
+    except Exception as error:
+        from tokix.failure import write_report
+
+        say(f"tokix itself is wrong: {type(error).__name__}: {error}; {write_report('the command', error, None)}")
+        return BROKEN
 
 
 def say(text: str) -> None:
     """Tell the person something that is not the output."""
-    with suppress(OSError):
-        print(f"tokix: {text}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        with suppress(OSError):
+            print(f"tokix: {text}", file=sys.stderr, flush=True)
+
+
+def hold_standard_descriptors() -> None:
+    """Take the places of standard streams that are closed, lest the store be opened there and output written into it.
+
+    The places are held the wrong way round, so that to read or to write there still fails.
+    """
+    for fd, way in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, way)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 # ---- the commands
@@ -88,7 +112,7 @@ def ps(options: argparse.Namespace) -> int:
     processes = act(commands.look, options)
     if options.json:
         print(table.as_json(processes))
-    elif sys.stdout.isatty():
+    elif os.isatty(1):
         table.show(processes)
     else:
         print(*table.as_lines(processes), sep="\n")
@@ -166,12 +190,16 @@ def argument(word: str) -> Any:
     """Read an argument of a program: a JSON number, list, object, true, false or null is that; the rest is text."""
     try:
         word.encode()
-        value = json.loads(word)
+        value = json.loads(word, parse_constant=refuse)
     except UnicodeEncodeError:
         raise Failure(f"the argument {word!a} is not valid UTF-8", WRONG) from None
     except (ValueError, RecursionError):
         return word
     return word if isinstance(value, str) else value
+
+
+def refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
 
 
 # ---- the command line

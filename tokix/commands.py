@@ -1,6 +1,7 @@
-"""What the commands do: they are foreign processes, in the kernel's own process or at the other end of its socket.
+"""What the commands do where a kernel runs: they are foreign processes at the other end of its socket.
 
-A kernel lives in the `tokix run` that came first. Everything else on the same state directory speaks with that one.
+A kernel lives in the `tokix run` that came first (see `tokix.here`). Everything else on the same state directory speaks
+with that one, and needs neither machine nor store for it.
 """
 
 from __future__ import annotations
@@ -11,22 +12,17 @@ from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
-from tokix.boot import System, boot
-from tokix.cli import WRONG, Failure, say
-from tokix.drivers import Calc, Files
-from tokix.kernel.policy import DEFAULT_QUANTUM, POLICIES, Policy
-from tokix.kernel.ports import TABLES
+from tokix.cli import say
 from tokix.shell.client import Client, NoKernel, connect
 from tokix.shell.join import join
 from tokix.shell.status import exit_code, sentence
-from tokix.state import TRUTH, opened
+from tokix.state import busy
 from tokix.storage import StoreError
-from tokix.syscalls import ExitStatus, Kill, ProcessInfo, Spawn, Stat, SyscallError, Wait
-from tokix.syscalls.base import from_json
+from tokix.syscalls import ExitStatus, Kill, ProcessInfo, Spawn, Stat, SyscallError
 from tokix.terminal import Source, put
 
 R = TypeVar("R")
@@ -48,7 +44,7 @@ async def either(
         try:
             return await here()
         except StoreError:
-            if not left:
+            if not (left and busy(state)):
                 raise
             await anyio.sleep(PAUSE)
     raise AssertionError("the last try returns or raises")
@@ -70,67 +66,12 @@ async def connected(state: Path, program: str) -> AsyncIterator[Client]:
 
 
 async def run(options: Namespace, spawn: Spawn | None) -> int:
-    return await either(
-        options.state, "run", lambda client: run_there(client, options, spawn), lambda: run_here(options, spawn)
-    )
+    def here() -> Awaitable[int]:
+        from tokix import here
 
+        return here.run(options, spawn)
 
-async def run_here(options: Namespace, spawn: Spawn | None) -> int:
-    """Be the kernel until the program has ended; without one, until nothing is unfinished."""
-    drivers: dict[str, Any] = {"calc": Calc()}
-    if options.root:
-        drivers["files"] = Files(options.root)
-    async with boot(
-        options.state,
-        durable=options.durable or "process",
-        policy=policy(options.policy or "PRIORITY", options.quantum),
-        drivers=drivers,
-        lanes=options.lanes or 8,
-        seed=options.seed or 0,
-        signalled=True,
-    ) as system:
-        if options.seed is not None and options.seed != system.kernel.seed:
-            say(f"--seed has no effect: what is in {options.state} began with seed {system.kernel.seed}")
-        async with system.attach("run") as client:
-            if spawn:
-                pid = await client.call(spawn)
-                code = tell(await client.call(Wait(pid=pid)))
-            else:
-                code = await resume(system, client)
-        with anyio.move_on_after(PATIENCE) as patience:
-            await system.control.alone()
-        if patience.cancelled_caught:
-            say("the program has ended; others still use its kernel, and Ctrl-C stops it")
-            await system.control.alone()
-        await system.terminal.drained()
-        return code
-
-
-def policy(name: str, quantum: int | None) -> Policy:
-    kind: Callable[..., Policy] = POLICIES[name]
-    if name == "FCFS":
-        if quantum is not None:
-            raise Failure("with --policy FCFS there are no turns, and --quantum has no meaning", WRONG)
-        return kind()
-    return kind(quantum or DEFAULT_QUANTUM)
-
-
-async def resume(system: System, client: Client) -> int:
-    """Wait until all that is unfinished has ended, but for what is parked; gives the code of the first that failed."""
-    if not system.unfinished():
-        say(f"nothing to do: nothing is unfinished in {system.state}")
-    open_ends = {process.pid for process in system.unfinished() if process.ppid in (0, 1)}
-    codes: dict[int, int] = {}
-    while True:
-        changed = system.changed
-        unfinished = system.unfinished()
-        for pid in sorted(open_ends - codes.keys() - {process.pid for process in unfinished}):
-            [process] = await client.call(Stat(pid=pid, dead=True))
-            assert process.status
-            codes[pid] = tell(process.status)
-        if all(process.parked for process in unfinished):
-            return next((code for _, code in sorted(codes.items()) if code), 0)
-        await changed.wait()
+    return await either(options.state, "run", lambda client: run_there(client, options, spawn), here)
 
 
 def tell(status: ExitStatus) -> int:
@@ -162,31 +103,17 @@ def in_foreground() -> bool:
 
 
 async def look(options: Namespace) -> list[ProcessInfo]:
-    return await either(options.state, "ps", lambda client: look_there(client, options), lambda: look_here(options))
+    def here() -> Awaitable[list[ProcessInfo]]:
+        from tokix import here
+
+        return here.look(options)
+
+    return await either(options.state, "ps", lambda client: look_there(client, options), here)
 
 
 async def look_there(client: Client, options: Namespace) -> list[ProcessInfo]:
     found = await client.call(Stat(dead=options.all))
     return [process for process in found if options.all or process.pid != client.pid]
-
-
-async def look_here(options: Namespace) -> list[ProcessInfo]:
-    """Read the store of a kernel that does not run."""
-    rows: list[tuple[Any, ...]] = []
-    if (options.state / TRUTH).exists():
-        with opened(options.state, "process") as store:
-            rows = [*store.load()["process"], *(store.dead() if options.all else ())]
-    say(f"no kernel runs on {options.state}; this is what is saved there" if rows else f"nothing is in {options.state}")
-    columns = (dict(zip(TABLES["process"].columns, row, strict=True)) for row in sorted(rows))
-    return [saved(row) for row in columns if not row["foreign"]]
-
-
-def saved(row: dict[str, Any]) -> ProcessInfo:
-    """Describe a process that nobody runs."""
-    plain = {name: row[name] for name in ("pid", "ppid", "program", "nice", "epoch", "tokens")}
-    status = ExitStatus.model_validate_json(row["status"]) if row["status"] else None
-    state = "REAPED" if row["reaped"] else "ZOMBIE" if status else "SAVED"
-    return ProcessInfo(**plain, args=from_json(row["args"]), state=state, status=status)
 
 
 # ---- kill

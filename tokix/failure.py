@@ -25,19 +25,21 @@ class Interrupted(Exception):
 
 def stopped(what: str, error: BaseException, folder: Path | None, running: int) -> Stopped:
     """Write a report, and say so. `running` is the pid of the program that had the kernel, or 0."""
+    report = write_report(f"{what}; running: {running or 'the kernel itself'}", error, folder)
+    return Stopped(f"{what}, and the kernel has stopped: {type(error).__name__}: {error}; {report}")
+
+
+def write_report(what: str, error: BaseException, folder: Path | None) -> str:
+    """Write what the authors have to know into a folder, or where there is room; says where it is."""
     head = f"tokix {tokix.__version__}, Python {platform.python_version()}, {platform.platform()}"
-    when = f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {what}; running: {running or 'the kernel itself'}"
-    where = _write("\n".join([head, when, "", "".join(traceback.format_exception(error))]), folder)
-    return Stopped(f"{what}, and the kernel has stopped: {type(error).__name__}: {error}; the report {where}")
-
-
-def _write(text: str, folder: Path | None) -> str:
-    """Write the report into a folder, or where there is room; gives where it is."""
-    for place in (folder, Path(tempfile.gettempdir())):
-        path = (place or Path(tempfile.gettempdir())) / time.strftime("crash-%Y%m%d-%H%M%S.txt")
+    when = f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {what}"
+    text = "\n".join([head, when, "", "".join(traceback.format_exception(error))])
+    elsewhere = Path(tempfile.gettempdir())
+    for place in (folder or elsewhere, elsewhere):
+        path = place / time.strftime("crash-%Y%m%d-%H%M%S.txt")
         try:
             path.write_text(text)
         except OSError:
             continue
-        return f"is {path}"
-    return "could not be written anywhere"
+        return f"the report is {path}"
+    return "the report could not be written anywhere"

@@ -52,7 +52,7 @@ class MachineThread:
         machine: Machine,
         loop: AbstractEventLoop,
         done: Callable[[TickDone], None],
-        failed: Callable[[Exception], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         """`done` and `failed` are called in the event loop."""
         self._machine, self._loop, self._done, self._failed = machine, loop, done, failed
@@ -70,7 +70,7 @@ class MachineThread:
         while tick := self._ticks.get():
             try:
                 done = TickDone(tick.serial, self._machine.run(tick))
-            except Exception as error:  # it stops the kernel, which reports it
+            except BaseException as error:  # whatever it is, it stops the kernel, which reports it
                 self._tell(self._failed, error)
             else:
                 self._tell(self._done, done)

@@ -16,7 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokix.storage import MemoryStore
+from tokix.storage import MemoryStore, StoreError
+from tokix.storage.lock import alone
 
 if TYPE_CHECKING:
     from tokix.kernel.ports import Store
@@ -45,8 +46,6 @@ def opened(state: Path | None, durable: Durable) -> Iterator[Store]:
     if state is None:
         yield MemoryStore()
     elif durable == "none":
-        from tokix.storage.lock import alone
-
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with alone(state):
             yield MemoryStore()
@@ -55,3 +54,14 @@ def opened(state: Path | None, durable: Durable) -> Iterator[Store]:
 
         with closing(SqliteStore(state / TRUTH, durable)) as store:
             yield store
+
+
+def busy(state: Path) -> bool:
+    """Say whether somebody has the state directory open."""
+    try:
+        with alone(state):
+            return False
+    except StoreError:
+        return True
+    except OSError:
+        return False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import sys
 import threading
 from collections import Counter
@@ -32,14 +31,15 @@ class Running:
     def __init__(self, path: Path | None = None) -> None:
         """Without a path nothing is left for the next boot."""
         self.turn = 0
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if path else -1
-        try:
-            if path:
-                os.ftruncate(file, mmap.PAGESIZE)
-            self._cell = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("q")
-        finally:
-            if path:
-                os.close(file)
+        if path:
+            with path.open("a+b") as file:  # which is at its end
+                # Real zeros: a page that is only promised, on a disk that is full, would kill whoever writes to it.
+                file.write(bytes(mmap.PAGESIZE - file.tell()))
+                file.flush()
+                memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        else:
+            memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self._cell = memoryview(memory).cast("q")
         #: Who was running when the last kernel died.
         self.left = self._cell[0]
 

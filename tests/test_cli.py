@@ -1,0 +1,560 @@
+"""The command, as a person uses it: real processes, real signals, real kills.
+
+Nothing here waits for time to pass: a test reads the output until the program is where it has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokix import cli
+from tokix.shell.client import SOCKET
+from tokix.syscalls import ProcessInfo
+
+#: Seconds after which a test that waits for something that does not come fails.
+PATIENCE = 30
+
+PROGRAMS = '''
+import os
+from tokix.syscalls import *
+
+async def step(n):
+    """Say a number and wait for a line, n times."""
+    total = 0
+    for i in range(n):
+        await Write(text=f"step {i}\\n")
+        total += len(await Read())
+    return {"total": total}
+
+async def mixture(n):
+    """Everything that a kill could spoil, without a pause."""
+    child = await Spawn(program=f"{__file__}:double", args=[n])
+    seen = []
+    for i in range(n):
+        thought = await Think(prompt=f"number {i}", max_tokens=5, temperature=1.0)
+        await Send(to=child, body=i)
+        message = await Recv(sender=child)
+        if i % 4 == 0:
+            await Sleep(seconds=0.002)
+        value = await Call(device="calc", op="eval", args={"expression": f"{message.body} + 1"})
+        seen.append([thought.text, value, round(await Random(), 6)])
+        await Write(text=f"line {i} {seen[-1]}\\n")
+    await Write(text="an error\\n", fd=2)
+    return {"last": seen[-1], "child": (await Wait(pid=child)).value}
+
+async def double(n):
+    for _ in range(n):
+        message = await Recv()
+        await Send(to=message.sender, body=2 * message.body)
+    return n
+
+async def crash():
+    await Write(text="before\\n")
+    raise ValueError("bad\\nluck")
+
+async def value(what):
+    return what
+
+async def spin():
+    await Sleep(seconds=0)
+    while True:
+        pass
+
+async def poison():
+    await Write(text="before\\n")
+    await Sleep(seconds=0)
+    os._exit(9)
+
+async def flood():
+    for i in range(10_000):
+        await Write(text=f"{i}\\n" * 10)
+'''
+
+
+class Command:
+    """A `tokix` that runs, with its three streams."""
+
+    def __init__(
+        self,
+        state: Path,
+        *words: str,
+        stdin: Any = subprocess.PIPE,
+        preexec_fn: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tokix", *words],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=state.parent,
+            env={**os.environ, "TOKIX_STATE": str(state), "PYTHONHASHSEED": "0", **environment},
+            preexec_fn=preexec_fn,
+        )
+        self.out = ""
+
+    def read(self, stream: Any, end: Callable[[str], bool]) -> str:
+        """Read until the text is enough; fails when that takes too long."""
+        text, deadline = b"", time.monotonic() + PATIENCE
+        while not end(text.decode(errors="replace")):
+            assert select.select([stream], [], [], max(0, deadline - time.monotonic()))[0], f"it only said {text!r}"
+            piece = os.read(stream.fileno(), 65536)
+            assert piece, f"it ended after {text!r}"
+            text += piece
+        return text.decode()
+
+    def says(self, word: str, stream: str = "stdout") -> Command:
+        """Wait until a word is in the output."""
+        self.out += self.read(getattr(self.process, stream), lambda text: word in self.out + text)
+        return self
+
+    def types(self, text: str) -> Command:
+        assert self.process.stdin
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+        return self
+
+    def signal(self, signum: int) -> Command:
+        self.process.send_signal(signum)
+        return self
+
+    def gone(self) -> Command:
+        """Wait for the end, without ending its input."""
+        self.process.wait(PATIENCE)
+        return self
+
+    def end(self, typed: str = "") -> tuple[int, str, str]:
+        """End the input and wait for the end; gives the exit code and all that was said."""
+        out, err = self.process.communicate(typed.encode(), timeout=PATIENCE)
+        self.out += out.decode()
+        return self.process.returncode, self.out, err.decode()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    (tmp_path / "programs.py").write_text(PROGRAMS)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def tokix(state: Path) -> Iterator[Callable[..., Command]]:
+    """Start commands on one state directory; none of them outlives the test."""
+    started: list[Command] = []
+
+    def start(*words: Any, **more: Any) -> Command:
+        started.append(Command(state, *map(str, words), **more))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.process.kill()
+        command.process.communicate()
+
+
+Start = Callable[..., Command]
+
+
+# ---- run
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "told"),
+    [
+        (["echo", "hello", "3"], "hello 3\n", ""),
+        (["pingpong", "2"], "ping 1, pong 1\nping 2, pong 2\n", 'exited with {"rounds":2}\n'),
+        (["philosophers", "2", "1"], "philosopher 0 has meal 1 and thinks of ", 'exited with {"meals":2}\n'),
+        (["mapreduce", "a b a"], "    2 a\n    1 b\n", '"words":{"a":2,"b":1}'),
+    ],
+)
+def test_each_program_runs_twice_in_a_row(
+    words: list[str], shown: str, told: str, tokix: Start, state: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = tokix("run", *words).end()
+    assert (code, out.startswith(shown), told in err, len(err.splitlines())) == (0, True, True, told != "")
+    assert cli.main(["run", "--state", str(state), *words]) == 0
+    assert capfd.readouterr().out == out
+
+
+def test_arguments_are_json_where_they_look_like_it(tokix: Start) -> None:
+    words = ["1", "1.5", "[1]", '{"a": null}', "true", "null", '"quoted"', "a b", "--state", "-x", ""]
+    code, out, err = tokix("run", "--lanes", 2, "programs.py:value", json.dumps(words)).end()
+    assert (code, out) == (0, "")
+    assert json.loads(err.partition(" exited with ")[2]) == words
+    assert cli.argument("NaN") == "NaN", "which is no JSON"
+    assert [cli.argument(word) for word in words] == [
+        *(1, 1.5, [1], {"a": None}, True, None),
+        *('"quoted"', "a b", "--state", "-x", ""),
+    ]
+
+
+def test_input_comes_from_where_it_comes_from(tokix: Start, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("from a file\n")
+    assert tokix("run", "echo").end("from a pipe\n") == (0, "from a pipe\n", "")
+    with (tmp_path / "text").open() as file:
+        assert tokix("run", "echo", stdin=file).end() == (0, "from a file\n", "")
+    assert tokix("run", "echo", stdin=subprocess.DEVNULL).end() == (0, "", "")
+
+
+def test_closed_descriptors_are_not_taken_for_something_else(tokix: Start, state: Path) -> None:
+    """The store must not be opened where the output goes."""
+
+    def closed(*fds: int) -> Callable[[], None]:
+        def close() -> None:
+            for fd in fds:
+                os.close(fd)
+
+        return close
+
+    code, _, err = tokix("run", "echo", "hi", preexec_fn=closed(0, 1)).end()
+    assert (code, err) == (
+        70,
+        "tokix: no output any more (Bad file descriptor); the next kernel shows what is missing\n",
+    )
+    assert tokix("ps", preexec_fn=closed(1)).end()[0] == 0
+    code, out, err = tokix("run", "echo", preexec_fn=closed(0, 2)).end()
+    assert (code, out, err) == (0, "hi\n", ""), "what nobody had seen; and an input that is at its end"
+
+
+@pytest.mark.parametrize(("word", "code"), [("7", 7), ("0", 0), ("null", 0), ("256", 0), ('{"a":1}', 0)])
+def test_the_exit_code_is_that_of_the_program(
+    word: str, code: int, state: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--state", str(state), f"{state.parent}/programs.py:value", word]) == code
+    told = "" if word == "null" else f"tokix: {state.parent}/programs.py:value (process 3) exited with {word}\n"
+    assert capfd.readouterr() == ("", told)
+
+
+def test_a_crashed_program(tokix: Start) -> None:
+    code, out, err = tokix("run", "programs.py:crash").end()
+    assert (code, out) == (1, "before\n")
+    assert re.fullmatch(r"tokix: \S+/programs.py:crash \(process 3\) crashed: ValueError: bad luck \(\S+:\d+\)\n", err)
+
+
+def test_a_kernel_that_keeps_nothing(tokix: Start, state: Path) -> None:
+    assert tokix("run", "--durable", "none", "echo", "hi").end() == (0, "hi\n", "")
+    assert not (state / "tokix.db").exists()
+    assert tokix("run").end() == (0, "", f"tokix: nothing to do: nothing is unfinished in {state}\n")
+
+
+def test_files_are_there_for_who_is_given_a_root(tokix: Start, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a b a")
+    code, out, _ = tokix("run", "--root", "texts", "mapreduce", "file:a.txt").end()
+    assert (code, out.splitlines()[:2]) == (0, ["    2 a", "    1 b"])
+
+
+# ---- looking on, and interfering
+
+
+def test_ps_and_kill_from_another_terminal(tokix: Start, state: Path) -> None:
+    host = tokix("run", "programs.py:step", 3).says("step 0\n")
+    code, out, err = tokix("ps", "--json").end()
+    table = [ProcessInfo.model_validate(line) for line in json.loads(out)]
+    program = f"{state.parent}/programs.py:step"
+    assert (code, err) == (0, "")
+    assert [(p.pid, p.ppid, p.program, p.args, p.state, p.on) for p in table] == [
+        (1, 0, "init", [], "BLOCKED", "wait"),
+        (2, 0, "run", [], "BLOCKED", "wait"),
+        (3, 2, program, [3], "BLOCKED", "read"),
+    ]
+    host.types("x\n").says("step 1\n")
+    code, out, err = tokix("ps").end()
+    assert out.splitlines()[0].split("\t") == ["PID", "PPID", "STATE", "NICE", "TOKENS", "PROGRAM", "ARGS", "ON"]
+    assert out.splitlines()[3].split("\t") == ["3", "2", "BLOCKED", "0", "0", program, "3", "read"]
+    assert tokix("kill", 1).end() == (1, "", "tokix: EPERM: init cannot be killed; stop the kernel instead\n")
+    assert tokix("kill", "-KILL", 99, 3).end() == (1, "", "tokix: ESRCH: no process 99\n")
+    assert host.gone().end() == (137, "step 0\nstep 1\n", f"tokix: {program} (process 3) killed: KILL\n")
+    code, out, err = tokix("ps", "--all").end()
+    assert err == f"tokix: no kernel runs on {state}; this is what is saved there\n"
+    assert [line.split("\t")[2:6:3] for line in out.splitlines()[1:]] == [["SAVED", "init"], ["REAPED", program]]
+    assert out.splitlines()[2].endswith("killed KILL")
+
+
+@pytest.mark.parametrize(("words", "code"), [(["-s", "TERM"], 143), (["-15"], 143), (["-INT"], 130), ([], 143)])
+def test_every_way_to_name_a_signal(words: list[str], code: int) -> None:
+    options = cli.command_line().parse_args(cli.dashed(["kill", *words, "3"]))
+    assert (options.pids, 128 + signal.Signals[f"SIG{options.signal}"]) == ([3], code)
+
+
+def test_a_second_run_joins_the_kernel_of_the_first(tokix: Start, state: Path) -> None:
+    host = tokix("run", "programs.py:step", 2).says("step 0\n")
+    assert tokix("run", "echo").end("through pipes\n") == (0, "through pipes\n", "")
+    code, out, err = tokix("run", "--lanes", "3", "programs.py:value", 9).end()
+    assert (code, out) == (9, "")
+    assert f"tokix: a kernel runs on {state} already: --lanes has no effect\n" in err
+    assert tokix("run").end()[::2] == (
+        0,
+        f"tokix: nothing to do: a kernel runs on {state} already, and what was unfinished goes on there\n",
+    )
+    guest = tokix("run", "programs.py:mixture", 6)
+    assert guest.end()[0] == 0
+    assert len(guest.out.splitlines()) == 6
+    interrupted = tokix("run", "programs.py:step", 2).says("step 0\n").signal(signal.SIGINT)
+    code, _, err = interrupted.gone().end()
+    assert (code, err.endswith("killed: INT\n")) == (130, True)
+    assert host.end("a\nb\n")[0] == 0
+
+
+def test_a_kernel_stays_for_those_who_joined(tokix: Start) -> None:
+    host = tokix("run", "programs.py:step", 1).says("step 0\n")
+    guest = tokix("run", "programs.py:step", 2).says("step 0\n")
+    host.types("x\n").says("others still use its kernel", "stderr")
+    assert guest.end("a\nb\n")[:2] == (0, "step 0\nstep 1\n")
+    assert host.end()[0] == 0
+
+
+def test_who_joined_a_kernel_that_stops_is_told(tokix: Start) -> None:
+    host = tokix("run", "programs.py:step", 1).says("step 0\n")
+    guest = tokix("run", "programs.py:step", 2).says("step 0\n")
+    assert host.signal(signal.SIGTERM).gone().end()[0] == 143
+    code, _, err = guest.gone().end()
+    assert (code, err.startswith("tokix: the kernel is gone")) == (1, True)
+
+
+# ---- ends that are none
+
+
+def resumed(tokix: Start, typed: str = "") -> tuple[int, str, Any]:
+    """Go on until all has ended; gives the exit code, the output and the exit value."""
+    code, out, err = tokix("run").end(typed)
+    value = err.rpartition(" exited with ")[2]
+    return code, out, json.loads(value) if value.startswith("{") else None
+
+
+def test_what_a_signal_cut_short_goes_on_as_if_nothing_had_been(tokix: Start) -> None:
+    life, shown = tokix("run", "programs.py:step", 5).says("step 0\n").types("a\n"), ""
+    for number, signum in enumerate([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], start=1):
+        code, out, err = life.says(f"step {number}\n").signal(signum).gone().end()
+        assert (code, err) == (128 + signum, f"tokix: stopped by {signum.name}; `tokix run` goes on from here\n")
+        shown += out
+        life = tokix("run").types("b\n")
+    code, out, err = life.says("step 4\n").end("c\n")
+    assert (code, shown + out) == (0, "".join(f"step {n}\n" for n in range(5))), "each once"
+    assert err.endswith(' exited with {"total":10}\n')
+
+
+def whole_lines(out: str) -> list[str]:
+    """Give the lines of a life that was cut off, of which the last may not be whole."""
+    return out[: out.rfind("\n") + 1].splitlines()
+
+
+def test_real_kills_change_nothing(tokix: Start, tmp_path: Path, state: Path) -> None:
+    fresh = Command(tmp_path / "fresh", "run", "programs.py:mixture", "40")
+    code, out, err = fresh.end()
+    expected, value = out.splitlines(), json.loads(err.rpartition(" exited with ")[2])
+    assert (code, len(expected)) == (0, 40)
+
+    shown: list[str] = []
+    for number in (0, 14, 37):
+        life = tokix("run", "programs.py:mixture", 40) if not shown else tokix("run")
+        life.says(f"line {number} ").signal(signal.SIGKILL)
+        assert life.gone().end()[0] == -signal.SIGKILL
+        assert (state / SOCKET).exists(), "a stale socket is no obstacle"
+        new = whole_lines(life.out)
+        assert [line for line in new if line not in shown] == expected[
+            len(shown) : len(shown) + len(set(new) - {*shown})
+        ]
+        shown += [line for line in new if line not in shown]
+    code, out, last = resumed(tokix)
+    again = [line for line in out.splitlines() if line in shown]
+    shown += [line for line in out.splitlines() if line not in shown]
+    assert (code, shown, last) == (0, expected, value)
+    assert len(again) <= 2, "only what was not acknowledged is shown again"
+
+
+def test_output_that_is_cut_off_is_shown_by_the_next_run(tokix: Start) -> None:
+    life = tokix("run", "programs.py:flood").says("99\n")
+    assert life.process.stdout
+    life.process.stdout.close()
+    assert life.process.wait(PATIENCE) == 128 + signal.SIGPIPE
+    assert life.process.stderr
+    assert life.process.stderr.read() == b""
+    code, out, _ = resumed(tokix)
+    lines = out.splitlines()
+    assert (code, lines[-1]) == (0, "9999")
+    first = int(lines[9])
+    assert lines[-10 * (9999 - first) :] == [str(n) for n in range(first + 1, 10_000) for _ in range(10)]
+
+
+def test_a_program_that_kills_the_kernel_is_parked(tokix: Start) -> None:
+    lives = [tokix("run", "programs.py:poison").end(), tokix("run").end(), tokix("run").end()]
+    assert [code for code, _, _ in lives] == [9, 9, 9]
+    host = tokix("run", "programs.py:step", 1).says("step 0\n")
+    parked = [line for line in json.loads(tokix("ps", "--json").end()[1]) if line["state"] == "DIVERGED"]
+    assert [line["pid"] for line in parked] == [3]
+    assert tokix("kill", "-9", 3).end() == (0, "", "")
+    code, _, err = host.end("x\n")
+    assert code == 0
+    assert "is parked: it was running when the kernel died, 3 times at call 2; KILL it, or remove" in err
+
+
+def test_a_program_that_never_ends_is_named_and_a_second_signal_always_works(tokix: Start) -> None:
+    life = tokix("run", "programs.py:spin").says("\n", "stderr")
+    assert re.fullmatch(
+        r"tokix: process 3 \(\S+/programs.py:spin\) has had the kernel for more than 50 ms, at \S+/programs.py:\d+\n",
+        life.out,
+    )
+    life.signal(signal.SIGINT)
+    while life.process.poll() is None:  # two signals of one kind at once are one
+        life.signal(signal.SIGINT)
+        select.select([], [], [], 0.001)
+    assert life.end()[0] == 130
+
+
+def test_a_terminal_gets_a_table_and_ctrl_c(tokix: Start, state: Path) -> None:
+    """On a pseudoterminal: a person types, presses Ctrl-C, and looks at what is left."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TOKIX_STATE": str(state), "PYTHONHASHSEED": "0", "TERM": "dumb"}
+    said = ""
+
+    def until(word: str) -> None:
+        nonlocal said
+        deadline = time.monotonic() + PATIENCE
+        while word not in said:
+            assert select.select([master], [], [], max(0, deadline - time.monotonic()))[0], said
+            said += os.read(master, 65536).decode()
+
+    def person(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tokix", *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=state.parent,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(slave), os.O_RDWR)),  # it controls the new session
+        )
+
+    process = person("run", "programs.py:step", "3")
+    try:
+        until("step 0")
+        os.write(master, b"typed\n")
+        until("step 1")
+        os.write(master, b"\x03")
+        assert process.wait(PATIENCE) == 130
+        until("goes on from here")
+        assert "Traceback" not in said
+        process = person("ps")
+        until("programs.py:step")
+        assert process.wait(PATIENCE) == 0
+        assert "STATE  NICE" in said
+    finally:
+        process.kill()
+        os.close(master)
+        os.close(slave)
+
+
+# ---- what a person gets wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "a command is missing"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run", "--lanes", "many", "echo"], "--lanes: invalid number value: 'many'"),
+        (["run", "--lanes", "0", "echo"], "--lanes: 0 is less than 1"),
+        (["run", "--nice", "20", "echo"], "--nice: 20 is more than 19"),
+        (["run", "--policy", "LIFO", "echo"], "--policy: invalid choice: 'LIFO'"),
+        (["run", "--policy", "fcfs", "--quantum", "3", "echo"], "--quantum has no meaning"),
+        (["run", "--durable", "never"], "--durable: invalid choice: 'never'"),
+        (["run", "--root", "/no/such", "echo"], "--root: /no/such is not a folder"),
+        (["run", "--frob"], "unrecognized arguments: --frob"),
+        (["run", "no_such_program"], "no program no_such_program"),
+        (["run", "./no_such.py"], "no_such.py: there is no such Python file"),
+        (["run", "echo", "\udcff"], "the argument '\\udcff' is not valid UTF-8"),
+        (["ps", "extra"], "unrecognized arguments: extra"),
+        (["kill"], "the following arguments are required: PID"),
+        (["kill", "init"], "PID: invalid number value: 'init'"),
+        (["kill", "-HUP", "3"], "no signal HUP; there is TERM, KILL, STOP, CONT or INT"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_line(
+    words: list[str], complaint: str, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKIX_STATE", str(state))
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith("tokix: ")
+    assert complaint in err
+    assert not state.exists()
+
+
+def test_the_real_thing_says_so_too(tokix: Start) -> None:
+    code, out, err = tokix("run", "no_such_program").end()
+    assert (code, out) == (2, "")
+    assert err.startswith("tokix: no program no_such_program: there is no such module; tokix brings echo, init,")
+
+
+def test_where_nothing_runs(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["kill", "--state", str(state), "3"]) == 1
+    assert cli.main(["ps", "--state", str(state)]) == 0
+    assert cli.main(["ps", "--state", str(state), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "PID\tPPID\tSTATE\tNICE\tTOKENS\tPROGRAM\tARGS\tON\n[]\n"
+    assert err == f"tokix: no kernel runs on {state}\n" + f"tokix: nothing is in {state}\n" * 2
+    assert not state.exists()
+
+
+def test_a_state_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["run", "--state", str(tmp_path / "file"), "echo", "hi"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines()), "cannot open" in err) == ("", 1, True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_store_that_is_damaged(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state.mkdir()
+    (state / "tokix.db").write_bytes(b"this is no database" * 100)
+    assert cli.main(["run", "--state", str(state), "echo", "hi"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines()), "file is not a database" in err) == ("", 1, True)
+
+
+def test_where_the_state_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokix.state import default_state
+
+    monkeypatch.setenv("HOME", "/home/ada")
+    for name in ("TOKIX_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert default_state() == Path("/home/ada/.local/state/tokix")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert default_state() == Path("/home/ada/.local/state/tokix"), "as the XDG standard wants"
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/x")
+    assert default_state() == Path("/var/x/tokix")
+    monkeypatch.setenv("TOKIX_STATE", "/srv/agents")
+    assert default_state() == Path("/srv/agents")
+
+
+def test_help_is_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["run", "--help"], ["ps", "-h"], ["kill", "--help"], ["version", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+    assert capsys.readouterr().out.count("usage: tokix") == 5
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [cli.main(["version"]), cli.main(["--version"])] == [0, 0]
+    assert re.fullmatch(r"(tokix \d+\.\d+\.\d+\n){2}", capsys.readouterr().out)
+
+
+def test_sets_have_the_same_order_in_every_life(tokix: Start, tmp_path: Path) -> None:
+    (tmp_path / "seeded.py").write_text("async def main():\n    import os\n    return os.environ['PYTHONHASHSEED']\n")
+    assert '"0"' in tokix("run", "seeded.py", PYTHONHASHSEED="7").end()[2]
