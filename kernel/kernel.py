@@ -8,21 +8,21 @@ Invariants:
    place), delivered in that order, and committed with the state that the call changed.
 2. Output commit. The rows of a step are committed before its effects leave. Only the tick, which is pure and whose
    result enters with a later step, may start before.
-3. Identity. Keys, sampling streams and random numbers derive from the lineage of a call, never from pids or ticks.
+3. Identity. Keys, sampling streams and random numbers derive from the lineage of a call, never from pids or ticks; only
+   a foreign process, which no call has made, is named by its pid.
 4. `step` raises `KernelBug` if the kernel is wrong; a program's mistake is a reply to that program.
 """
 
 from __future__ import annotations
 
 import heapq
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from tokix.kernel import life, recovery, streams
+from tokix.kernel import foreign, life, recovery, streams
 from tokix.kernel.calls import compute
 from tokix.kernel.calls.process import with_the_dead
 from tokix.kernel.calls.rights import needs, permit
@@ -38,7 +38,6 @@ from tokix.kernel.events import (
     Input,
     Interrupt,
     Outcome,
-    Reply,
     Report,
     SetPolicy,
     Shown,
@@ -51,7 +50,7 @@ from tokix.kernel.policy import Policy
 from tokix.kernel.ports import TABLES, Machine, Programs
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.kernel.scheduler import Scheduler
-from tokix.kernel.trap import HANDLERS, REDO, WITHDRAW
+from tokix.kernel.trap import HANDLERS, REDO, WITHDRAW, not_a_call
 from tokix.syscalls import (
     EINVAL,
     EIO,
@@ -72,7 +71,6 @@ from tokix.syscalls.base import from_json, to_json
 from tokix.syscalls.errors import decode_error, encode_error
 
 Probe = Callable[[Event], None]
-_KEY = re.compile("[A-Za-z0-9 _.-]{1,200}")
 
 
 class Kernel:
@@ -145,7 +143,10 @@ class Kernel:
         return outcome
 
     def deadline(self) -> float | None:
-        """Give the time at which `step` has to be called even if nothing happens; None: only if something does."""
+        """Give the time at which `step` has to be called even if nothing happens; None: only if something does.
+
+        Timers that mean nothing any more are dropped on the way.
+        """
         while self.timers and not self.due(*self.timers[0][2:]):
             heapq.heappop(self.timers)
         if self.ready:
@@ -158,7 +159,7 @@ class Kernel:
                 for burst, token in self.scheduler.done(serial, tokens):
                     compute.sampled(self, burst, token)
             case Trap(pid, key, call):
-                self.trap_foreign(pid, key, call)
+                foreign.trap(self, pid, key, call)
             case Answer(key, value, error):
                 if branch := self.invoked.pop(key, None):  # else nobody waits any more
                     self.answer(branch, value, error)
@@ -255,6 +256,8 @@ class Kernel:
                 self.on_run(before.proc.pid if before else 0)
         if branch.done:
             parent = branch.parent
+            if parent:
+                parent.left -= 1
             if parent and not parent.decider and (branch.error is not None or isinstance(parent.call, Select)):
                 parent.decider = branch
             if not process.replaying:
@@ -278,7 +281,7 @@ class Kernel:
         if branch.proc.replaying:
             branch.noted = branch.key in self.started
         if isinstance(call, (Gather, Select)):
-            branch.decider = None
+            branch.decider, branch.left = None, len(call._coros)
             branch.branches = [
                 self.branch(branch.proc, f"{branch.path}.{i}.", coro, branch) for i, coro in enumerate(call._coros)
             ]
@@ -296,7 +299,7 @@ class Kernel:
             return life.interrupt(self, branch)
         try:
             if branch.text.startswith("?"):
-                raise EINVAL(_not_a_call(call))
+                raise EINVAL(not_a_call(call))
             if process.caps != ("*",) and not branch.noted:  # what has begun was permitted
                 for cap in needs(self, process, call):
                     permit(process, cap)
@@ -335,7 +338,7 @@ class Kernel:
         if self.probes:
             self.probe("reply", process.pid, f"{branch.text} = {text}")
         if process.foreign:
-            self.reply_foreign(branch, entry)
+            foreign.reply(self, branch, entry)
         else:
             self.append(process, entry)
             self.queue(branch, entry)
@@ -374,7 +377,7 @@ class Kernel:
         branches = branch.branches or []
         if decider := branch.decider:
             self.decide(branch, decider.error is None, f'{{"branch":{branches.index(decider)}}}')
-        elif all(b.done for b in branches):
+        elif not branch.left:
             self.decide(branch, True, "null")
 
     def joined(self, branch: Branch, entry: Entry) -> tuple[Any, BaseException | None]:
@@ -440,53 +443,6 @@ class Kernel:
             else:
                 branch.ctx = self.scheduler.fork(self.context(branch.parent))
         return branch.ctx
-
-    # ---- foreign processes
-
-    def trap_foreign(self, pid: int, key: str, call: Syscall[Any]) -> None:
-        """Take a call from outside. A repeated key gets the outcome that it had; one in flight is not begun again."""
-        process = self.procs.get(pid)
-        if not process or process.status or not process.foreign or not process.root:
-            self.refuse(pid, key, ESRCH(f"no foreign process {pid}"))
-        elif entry := (process.outcomes or {}).get(key):
-            self.effects.append(Reply(pid, key, entry.ok, entry.value))
-        elif not key or key not in process.branches:
-            try:
-                text = self.check_foreign(process, key, call)
-            except SyscallError as error:
-                return self.refuse(pid, key, error)
-            except (ValueError, RecursionError):
-                return self.refuse(pid, key, EINVAL(_not_a_call(call)))
-            branch = self.branch(process, key, None, process.root)
-            branch.path, branch.call, branch.text, branch.blocked = key, call, text, True
-            branch.noted = branch.key in self.started
-            self.trap(branch)
-        return None
-
-    def refuse(self, pid: int, key: str, error: SyscallError) -> None:
-        """Answer a call from outside that never became one."""
-        self.effects.append(Reply(pid, key, False, encode_error(error)))
-
-    def check_foreign(self, process: Process, key: str, call: Syscall[Any]) -> str:
-        """Give the journal's text of a call from outside; raises EINVAL, or ValueError for what is not JSON."""
-        if not _KEY.fullmatch(key):
-            raise EINVAL("a key has 1 to 200 letters, digits, spaces, or any of _ . -")
-        if type(call) not in HANDLERS:
-            raise EINVAL(_not_a_call(call))
-        text = call.canonical()
-        note = self.started.get(f"{process.lineage}:{process.epoch}:{key}")
-        if note is not None and note.get("call", text) != text:
-            raise EINVAL(f"the key {key} belongs to {note['call']}")
-        return text
-
-    def reply_foreign(self, branch: Branch, entry: Entry) -> None:
-        process = branch.proc
-        if not branch.call.observes:
-            self.append(process, entry)
-            process.outcomes = process.outcomes or {}
-            process.outcomes[entry.path] = entry
-        del process.branches[branch.prefix]
-        self.effects.append(Reply(process.pid, entry.path, entry.ok, entry.value))
 
     # ---- what a restart must know
 
@@ -584,9 +540,3 @@ class Kernel:
         parked = {p.lineage for p in self.procs.values() if p.parked or p.foreign}
         if any(key not in noted and key.split(":")[0] not in parked for key in self.started):
             raise KernelBug("a call is noted as started, and nobody waits for it")
-
-
-def _not_a_call(call: Any) -> str:
-    if type(call) in HANDLERS:
-        return f"the arguments of {call.name} have to be JSON"
-    return f"a program awaits system calls, not {type(call).__name__}; other waiting belongs in a driver or outside"

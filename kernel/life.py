@@ -247,10 +247,10 @@ def finished(k: Kernel, b: Branch) -> None:
     elif isinstance(error, EINTR):
         end(k, process, "killed", detail=error.detail)
     else:
-        end(k, process, "crashed", detail=_explain(error))
+        end(k, process, "crashed", detail=explain(error))
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Say what went wrong and at which line of the program."""
     try:
         text = str(error) if isinstance(error, SyscallError) else f"{type(error).__name__}: {error}"

@@ -94,6 +94,8 @@ class Branch:
     branches: list[Branch] | None = None
     #: The branch that decided the Gather or Select: the first that failed, or ended.
     decider: Branch | None = None
+    #: How many of them have not ended.
+    left: int = 0
     burst: Burst | None = None
 
     @property
@@ -152,8 +154,9 @@ class Process:
     waiters: list[Branch] | None = None
     #: What waits for CONT.
     held: list[tuple[Branch, Entry | None]] | None = None
-    #: Pipes that it has an end of.
+    #: Pipes that it has an end of, and pipes that are named after it.
     pipes: set[str] | None = None
+    made: set[str] | None = None
 
     def move(self, state: State) -> None:
         """Change the state; raises KernelBug if the table of transitions does not have it."""

@@ -19,6 +19,7 @@ from tokix.kernel.ports import TABLES
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.syscalls import ExitStatus, Limits, decode_canonical
 from tokix.syscalls.base import from_json, to_json
+from tokix.syscalls.errors import clean
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
@@ -113,13 +114,24 @@ def _miss(k: Kernel, started: list[tuple[Any, ...]]) -> None:
 
 def _now_at(branch: Branch) -> str:
     if branch.done:
-        return f"the program ended ({branch.error!r})" if branch.error else "the program returned"
-    return f"{branch.text} at call {branch.path}"
+        return f"the program ended ({_shown(branch.error)})" if branch.error else "the program returned"
+    return f"{_clip(branch.text)} at call {branch.path}"
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:  # the program's own __repr__
+        return type(error).__name__
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
 
 
 def difference(path: str, recorded: str, called: str) -> str:
     """Say where a program left its log, in three lines."""
-    return f"at call {path} the program differs from its journal\n  journal: {recorded}\n  program: {called}"
+    return f"at call {path} the program differs from its journal\n  journal: {_clip(recorded)}\n  program: {called}"
 
 
 def _redo_foreign(k: Kernel, process: Process) -> None:
@@ -152,7 +164,7 @@ def reopen(k: Kernel, branch: Branch) -> None:
 
 def park(k: Kernel, process: Process, why: str) -> None:
     """DIVERGED: the process stops and keeps what the store has of it."""
-    process.parked = why
+    process.parked = clean(why)
     for branch in process.branches.values():
         branch.noted = False  # its note stays, for the program that comes back
     if process.root:

@@ -387,8 +387,11 @@ class Scheduler:
 
     def need(self, ctx: Context, start: int, end: int) -> int:
         """Count the free frames that writing positions start…end takes."""
-        shared = start // FRAME < len(ctx.table) and self.pool.uses[ctx.table[start // FRAME]] > 1
-        return frames_for(end) - len(ctx.table) + shared
+        return frames_for(end) - len(ctx.table) + self.shared(ctx, start)
+
+    def shared(self, ctx: Context, start: int) -> bool:
+        """Say whether somebody else uses the frame of a position too."""
+        return start // FRAME < len(ctx.table) and self.pool.uses[ctx.table[start // FRAME]] > 1
 
     def fits(self, burst: Burst) -> bool:
         """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
@@ -399,24 +402,30 @@ class Scheduler:
         short = self.need(ctx, ctx.computed, ahead) - len(self.pool.free)
         if short <= 0:
             return True
-        rank = self.policy.rank(burst, self.clock)
+        rank = self.policy.rank(burst, burst.since)  # to have waited takes no frames from somebody's turn
         spared = {b.ctx for b in self.gang if b.rank <= rank} | {ctx}
         return short <= sum(len(c.table) for c in self.resident if c not in spared)
 
     def room(self, burst: Burst, start: int, end: int) -> bool:
-        """Free frames until positions start…end of the burst's context can be written; False if it has to wait."""
-        victims: Iterator[Context] | None = None
-        while self.need(burst.ctx, start, end) > len(self.pool.free):
-            victims = victims or self.victims(burst)
-            victim = next(victims, None)
-            if victim is None:
-                return False
+        """Free frames until positions start…end of the burst's context can be written; False if it has to wait.
+
+        Nobody loses frames if all of them would not be enough.
+        """
+        short = self.need(burst.ctx, start, end) - len(self.pool.free)
+        if short <= 0:
+            return True
+        victims = list(self.victims(burst))
+        if sum(len(victim.table) for victim in victims) < short - self.shared(burst.ctx, start):
+            return False
+        for victim in victims:
             self.release(victim)
             self.dirty = True  # it may have had more than was needed
             self.counters.drops += 1
             if victim.burst and victim.burst.lane >= 0:
                 self.displace(victim.burst)
-        return True
+            if self.need(burst.ctx, start, end) <= len(self.pool.free):
+                return True
+        return False
 
     def victims(self, burst: Burst) -> Iterator[Context]:
         """Give the contexts whose frames a burst may take, in order."""

@@ -103,7 +103,15 @@ def open_ends(k: Kernel, process: Process) -> None:
     """A new process has an end of every pipe among its descriptors: 0 is for reading."""
     for fd, name in process.fds.items():
         if name.startswith("pipe:"):
+            own(k, name)
             join(k, process, get(k, name), writes=fd != 0)
+
+
+def own(k: Kernel, name: str) -> None:
+    """Remember whose pipe it is."""
+    if owner := k.procs.get(int(name.split(":")[1])):
+        owner.made = owner.made or set()
+        owner.made.add(name)
 
 
 def join(k: Kernel, process: Process, stream: Stream, writes: bool) -> None:
@@ -120,15 +128,17 @@ def join(k: Kernel, process: Process, stream: Stream, writes: bool) -> None:
 
 def close_ends(k: Kernel, process: Process) -> None:
     """A process has ended: so have its ends."""
-    owned = [name for name in k.streams if name.startswith(f"pipe:{process.pid}:")] if k.streams else []
-    for name in sorted({*(process.pipes or ()), *owned}):
-        stream = k.streams[name]
+    owned = process.made or set()
+    for name in sorted(owned | (process.pipes or set())):
+        stream = k.streams.get(name)
+        if stream is None:
+            continue
         stream.readers.discard(process.pid)
         stream.writers.discard(process.pid)
         if name in owned:  # nobody can open another end any more
             stream.read = stream.written = True
         settle(k, stream)
-    process.pipes = None
+    process.pipes = process.made = None
 
 
 def settle(k: Kernel, stream: Stream) -> None:
@@ -215,7 +225,9 @@ def resolve(k: Kernel, b: Branch, fd: int | str, writes: bool) -> Stream | None:
 
 def withdraw(k: Kernel, b: Branch) -> None:
     """Take back a Read or a Write that waits."""
-    for stream in k.streams.values():
+    fd = b.call.fd
+    name = b.proc.fds.get(fd, "") if isinstance(fd, int) else f"pipe:{b.proc.pid}:{fd.removeprefix('pipe:')}"
+    if stream := k.streams.get(name):
         for waiting in (stream.waiting_readers, stream.waiting_writers):
             if b in waiting:
                 waiting.remove(b)
@@ -311,6 +323,8 @@ def recover(k: Kernel, notes: list[tuple[Any, ...]], chunks: list[tuple[Any, ...
         stream = get(k, name)
         stream.next, readers, writers, closed, stream.read, stream.written = from_json(note)
         stream.readers, stream.writers, stream.closed = set(readers), set(writers), set(closed)
+        if stream.pipe:
+            own(k, name)
         for pid in stream.readers | stream.writers:
             process = k.procs[pid]
             process.pipes = process.pipes or set()

@@ -24,3 +24,10 @@ REDO: dict[type, Callable[..., None]] = {call: f for family in (compute, memory)
 
 if set(HANDLERS) != set(CALLS):
     raise KernelBug("every call has a handler, and every handler a call")
+
+
+def not_a_call(call: Any) -> str:
+    """Say why something that was awaited or sent is refused."""
+    if type(call) in HANDLERS:
+        return f"the arguments of {call.name} have to be JSON"
+    return f"a program awaits system calls, not {type(call).__name__}; other waiting belongs in a driver or outside"

@@ -18,9 +18,6 @@ R = TypeVar("R")
 #: JSON keeps NaN and infinities, so that a value survives the journal as it was.
 _JSON = ConfigDict(ser_json_inf_nan="constants")
 
-#: Types whose JSON round trip is the identity: their replies need no coding to be equal live and replayed.
-_IDENTITY = {int, str, bool, float, None, type(None)}
-
 
 class Value(BaseModel):
     """A frozen record that crosses the border between programs and the kernel."""
@@ -33,8 +30,6 @@ class Syscall(Value, Generic[R]):
 
     #: Codes the reply.
     reply: ClassVar[TypeAdapter[Any]]
-    #: True where a reply comes back from JSON as it went in.
-    identity: ClassVar[bool]
     #: True where the call changes nothing: a foreign process may repeat it, so its reply is not journalled for one.
     observes: ClassVar[bool] = False
     #: The tag of the class in the union.
@@ -45,7 +40,7 @@ class Syscall(Value, Generic[R]):
         for base in cls.__mro__:
             metadata: dict[str, Any] = getattr(base, "__pydantic_generic_metadata__", {})
             if args := metadata.get("args"):
-                cls.reply, cls.identity = codec(args[0]), args[0] in _IDENTITY
+                cls.reply = codec(args[0])
         if "call" in cls.model_fields:
             cls.name = cls.model_fields["call"].default
 

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from tokix.syscalls.base import Syscall, Value
 
-Nice = int
-
 
 class Signal(StrEnum):
     """What one process can do to another from outside. TERM and INT arrive as EINTR; the others act at once."""
@@ -23,7 +21,7 @@ class Signal(StrEnum):
 
 
 class Limits(Value):
-    """What a process may use; None is no limit. Children inherit them, and can only be given less."""
+    """What a process may use; None is no limit. Children inherit them; giving more needs the capability `limit`."""
 
     #: Tokens rendered into its contexts or generated for it.
     tokens: int | None = Field(default=None, ge=0)
@@ -76,7 +74,7 @@ class Spawn(Syscall[int]):
     nice: int | None = Field(default=None, ge=-20, le=19)
     #: Capabilities of the child, each covered by one of the caller's; None inherits all of them.
     caps: list[str] | None = None
-    #: Limits of the child, none above the caller's own; None inherits them.
+    #: Limits of the child; None inherits them. One above the caller's own needs the capability `limit`.
     limits: Limits | None = None
     #: Streams by descriptor: `tty`, `null`, or `pipe:NAME`, a pipe of the caller; others are inherited.
     fds: dict[Annotated[int, Field(ge=0, le=1023)], str] = {}

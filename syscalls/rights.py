@@ -6,8 +6,8 @@ A capability is a verb and, for some, an object, where a `*` at the end stands f
     think            use the machine
     spawn:PROGRAM    start or become a program
     call:DEVICE.OP   use an op of a device, such as call:files.read
-    send:PID         write to a process that is neither parent nor child
-    kill:PID         signal, renice or limit a process that is not a child
+    send:PID         write to a process that is neither the parent nor a descendant
+    kill:PID         signal, renice or limit a process that is not a descendant
     nice             lower a nice value
     limit            raise a limit
 """

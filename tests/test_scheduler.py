@@ -575,6 +575,18 @@ def test_nobody_loses_frames_to_a_burst_that_comes_after(crowd):
     rig.run()
 
 
+def test_nobody_loses_frames_in_vain():
+    rig = Rig(FCFS(), frames=9, lanes=4)
+    first, second, large, last = rig.think(1, 40), rig.think(1, 40), rig.think(128, 4), rig.think(1, 20)
+    rig.tick()
+    assert rig.free() == 2
+    rig.tick()  # the next chunk of the large one takes four frames, and the last one has one
+    assert in_lane(first, second, large, last) == [True, True, False, True]
+    assert rig.scheduler.counters.drops == 0
+    assert last.generated == 2
+    rig.run()
+
+
 def test_who_waits_loses_frames_to_a_better_one_only():
     rig = Rig(Priority(quantum=100), frames=4, lanes=1)
     other = rig.think(20, 20)

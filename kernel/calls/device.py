@@ -46,8 +46,13 @@ def call(k: Kernel, b: Branch, c: Call) -> object:
 
 
 def withdraw_call(k: Kernel, b: Branch) -> None:
-    if k.invoked.pop(b.key, None):
-        k.effects.append(Revoke(b.key))
+    if not k.invoked.pop(b.key, None):
+        return
+    for index, effect in enumerate(k.effects):
+        if isinstance(effect, Invoke) and effect.key == b.key:  # begun in this very step: it never leaves
+            del k.effects[index]
+            return
+    k.effects.append(Revoke(b.key))
 
 
 def read(k: Kernel, b: Branch, c: Read) -> object:
