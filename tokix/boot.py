@@ -47,7 +47,6 @@ from tokix.kernel.events import (
     Report,
     Revoke,
     Show,
-    Trap,
 )
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.life import INIT
@@ -72,7 +71,7 @@ LONGEST = 60.0
 
 @asynccontextmanager
 async def boot(
-    state: Path | None = None,
+    state: Path | str | None = None,
     *,
     durable: Durable = "process",
     store: Store | None = None,
@@ -92,6 +91,7 @@ async def boot(
     `programs` are found before all others, `drivers` are mounted by their names; `signalled`: SIGINT, SIGTERM and
     SIGHUP stop the kernel. Raises StoreError, Stopped, Interrupted, and what the block raises.
     """
+    state = Path(state) if state else None
     async with AsyncExitStack() as stack:
         if store is None:
             store = stack.enter_context(opened(state, durable))
@@ -253,7 +253,6 @@ class System:
     def finish(self) -> None:
         """Take in what has happened already, but run no program any more. Raises what stopped the kernel."""
         if self.whole:
-            self.inbox = [interrupt for interrupt in self.inbox if not isinstance(interrupt, (Attach, Trap))]
             self.kernel.budget = 0
             self.commit(self.decide().rows)
         if self.failure:

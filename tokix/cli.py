@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Exit codes, beside 0 and those of programs.
 FAILED, WRONG, BROKEN, SIGNALLED = 1, 2, 70, 128
+#: The signals of the kernel.
+SIGNALS = ("TERM", "KILL", "STOP", "CONT", "INT")
 #: Options of `run` that shape a kernel, and mean nothing to one that runs already.
 SHAPE = ("durable", "policy", "quantum", "lanes", "seed", "root")
 
@@ -43,6 +45,8 @@ def main(words: Sequence[str] | None = None) -> int:
         options = command_line().parse_args(dashed(sys.argv[1:] if words is None else words))
         if options.command is run and words is None:
             fix_hash_seed()
+        if "state" in options:
+            options.state = state_directory(options.state)
         code: int = options.command(options)
         print(end="", flush=True)
         return code
@@ -51,9 +55,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return failure.code
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at the end
-        return SIGNALLED + signal.SIGPIPE
+    except OSError as error:  # of the standard output; Python would try once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return SIGNALLED + signal.SIGPIPE
+        say(f"cannot write the output: {error.strerror}")
+        return FAILED
     except Exception as error:
         from tokix.failure import write_report
 
@@ -98,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         return code
     except Interrupted as cut:
         if cut.signum != signal.SIGPIPE:
-            say(f"stopped by {signal.Signals(cut.signum).name}; `tokix run` goes on from here")
+            say(f"{cut}; `tokix run` goes on from here")
         return SIGNALLED + cut.signum
     except Stopped as error:
         raise Failure(str(error), BROKEN) from None
@@ -272,21 +279,27 @@ def describe_ps(parser: argparse.ArgumentParser) -> None:
 def describe_kill(parser: argparse.ArgumentParser) -> None:
     add_state(parser)
     parser.add_argument(
-        "-s", dest="signal", metavar="SIGNAL", type=signal_name, default="TERM", help=f"{SIGNALS} (default: TERM)"
+        "-s", dest="signal", metavar="SIGNAL", type=signal_name, default="TERM", help="such as INT (default: TERM)"
     )
     parser.add_argument("pids", nargs="+", metavar="PID", type=number(0), help="from `tokix ps`")
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
-    from tokix.state import default_state
-
     parser.add_argument(
         "--state",
         metavar="DIR",
-        type=lambda word: Path(word).absolute(),
-        default=default_state(),
-        help="the state directory: one system, and its kernel (default: %(default)s)",
+        type=Path,
+        help="the state directory: one system, and its kernel (default: $TOKIX_STATE, or ~/.local/state/tokix)",
     )
+
+
+def state_directory(said: Path | None) -> Path:
+    from tokix.state import default_state
+
+    try:
+        return said.absolute() if said else default_state()
+    except RuntimeError:
+        raise Failure("there is no home directory; say --state DIR, or set TOKIX_STATE", WRONG) from None
 
 
 def number(low: int | None = None, high: int | None = None) -> Callable[[str], int]:
@@ -310,20 +323,17 @@ def folder(word: str) -> Path:
     return Path(word).absolute()
 
 
-SIGNALS = "TERM, KILL, STOP, CONT or INT"
-
-
 def signal_name(word: str) -> str:
     """Read TERM, SIGTERM, term or 15."""
     known = {str(s.value): s.name for s in signal.Signals}
     name = known.get(word, word).upper().removeprefix("SIG")
-    if name not in re.findall("[A-Z]+", SIGNALS):
-        raise argparse.ArgumentTypeError(f"no signal {word}; there is {SIGNALS}")
+    if name not in SIGNALS:
+        raise argparse.ArgumentTypeError(f"no signal {word}; there is {', '.join(SIGNALS)}")
     return name
 
 
 def dashed(words: Sequence[str]) -> list[str]:
-    """Write `kill -TERM` as `kill -s TERM`: to argparse the first is no option."""
-    if words[:1] == ["kill"] and len(words) > 1 and re.fullmatch(r"-([A-Z]{2,}|\d+)", words[1]):
-        return ["kill", "-s", words[1][1:], *words[2:]]
-    return list(words)
+    """Write `kill -TERM` as `kill -sTERM`: to argparse the first is no option."""
+    if words[:1] != ["kill"]:
+        return list(words)
+    return [re.sub(r"^-([A-Z]{2,}|\d+)$", r"-s\1", word) for word in words]

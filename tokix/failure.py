@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from signal import Signals
 
 import tokix
 
@@ -19,7 +20,7 @@ class Interrupted(Exception):
     """A signal has ended the run; what is unfinished goes on at the next boot."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(f"stopped by {Signals(signum).name}")
         self.signum = signum
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from tokix.syscalls.base import from_json
 
 async def run(options: Namespace, spawn: Spawn | None) -> int:
     """Be the kernel until the program has ended; without one, until nothing is unfinished."""
+    gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
     drivers: dict[str, Any] = {"calc": Calc()}
     if options.root:
         drivers["files"] = Files(options.root)

@@ -87,7 +87,8 @@ def signals(loop: AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[No
 
     A program that does not give the kernel back holds the event loop too, and with it every signal that anyio would
     receive. So these are Python's own handlers, which run even then: the second signal always works. It is safe, for
-    the store survives any death. Signals that are ignored (`nohup`, `&`) stay so.
+    the store survives any death. Signals that are ignored (`nohup`, `&`) stay so; outside of the main thread, where
+    Python has no handlers, all do what they did before.
     """
     seen: list[int] = []
 
@@ -97,7 +98,8 @@ def signals(loop: AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[No
         seen.append(signum)
         loop.call_soon_threadsafe(stop, signum)
 
-    handled = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    ours = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    handled = [signum for signum in ours if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, arrived) for signum in handled}
     try:
         yield
