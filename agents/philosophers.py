@@ -6,7 +6,7 @@ other, so there is no deadlock. Who comes later cannot take a fork that somebody
 
 from __future__ import annotations
 
-from tokix.syscalls import GetPid, Recv, Send, Spawn, Think, Wait, Write
+from tokix.syscalls import ChatMessage, GetPid, Recv, Send, Spawn, Think, Wait, Write
 
 
 async def main(seats: int = 5, meals: int = 3) -> dict[str, int]:
@@ -41,7 +41,8 @@ def both(seat: int, seats: int) -> set[int]:
 
 async def philosopher(seat: int, meals: int, waiter: int) -> None:
     for meal in range(1, meals + 1):
-        thought = await Think(prompt=f"Philosopher {seat}, what do you think before meal {meal}?", max_tokens=8)
+        question = f"Philosopher {seat}, what do you think before meal {meal}?"
+        thought = await Think(messages=[ChatMessage(role="user", text=question)], max_tokens=8)  # nothing is remembered
         await Send(to=waiter, tag="hungry", body=seat)
         await Recv(sender=waiter, tag="forks")
         await Write(text=f"philosopher {seat} has meal {meal} and thinks of {thought.text!r}\n")

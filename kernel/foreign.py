@@ -25,16 +25,16 @@ def trap(k: Kernel, pid: int, key: str, call: Syscall[Any]) -> None:
     """Take a call from outside. One that is in flight already is not begun again."""
     process = k.procs.get(pid)
     if not process or process.status or not process.foreign or not process.root:
-        refuse(k, pid, key, ESRCH(f"no foreign process {pid}"))
-    elif entry := (process.outcomes or {}).get(key):
+        return refuse(k, pid, key, ESRCH(f"no foreign process {pid}"))
+    try:
+        text = checked(k, process, key, call)
+    except SyscallError as error:
+        return refuse(k, pid, key, error)
+    except (ValueError, RecursionError):
+        return refuse(k, pid, key, EINVAL(not_a_call(call)))
+    if entry := (process.outcomes or {}).get(key):
         k.effects.append(Reply(pid, key, entry.ok, entry.value))
-    elif not key or key not in process.branches:
-        try:
-            text = checked(k, process, key, call)
-        except SyscallError as error:
-            return refuse(k, pid, key, error)
-        except (ValueError, RecursionError):
-            return refuse(k, pid, key, EINVAL(not_a_call(call)))
+    elif key not in process.branches:
         branch = k.branch(process, key, None, process.root)
         branch.path, branch.call, branch.text, branch.blocked = key, call, text, True
         branch.noted = branch.key in k.started
@@ -49,9 +49,11 @@ def checked(k: Kernel, process: Process, key: str, call: Syscall[Any]) -> str:
     if type(call) not in HANDLERS:
         raise EINVAL(not_a_call(call))
     text = call.canonical()
-    note = k.started.get(f"{process.lineage}:{process.epoch}:{key}")
-    if note is not None and note.get("call", text) != text:
-        raise EINVAL(f"the key {key} belongs to {note['call']}")
+    note = k.started.get(f"{process.lineage}:{process.epoch}:{key}", {})
+    entry = (process.outcomes or {}).get(key)
+    before = entry.call if entry else note.get("call", text)
+    if before != text:
+        raise EINVAL(f"the key {key} belongs to {before}")
     return text
 
 

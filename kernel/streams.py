@@ -128,7 +128,7 @@ def join(k: Kernel, process: Process, stream: Stream, writes: bool) -> None:
 
 def close_ends(k: Kernel, process: Process) -> None:
     """A process has ended: so have its ends."""
-    owned = process.made or set()
+    owned = set(process.made or ())
     for name in sorted(owned | (process.pipes or set())):
         stream = k.streams.get(name)
         if stream is None:
@@ -157,6 +157,8 @@ def settle(k: Kernel, stream: Stream) -> None:
         k.erase("chunk", (stream.name, chunk.offset))
     k.erase("stream", (stream.name,))
     del k.streams[stream.name]
+    if owner and owner.made:
+        owner.made.discard(stream.name)
     return None
 
 

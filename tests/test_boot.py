@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import stat
@@ -418,19 +417,19 @@ def test_a_program_can_leave_an_async_generator_behind(screen: Screen) -> None:
         finally:
             closed.append("closed")
 
-    async def careless() -> int:
+    async def first() -> int:
         async for n in numbers():
             return n
         return 0
 
-    async def main() -> int:
-        async with boot(terminal=screen, programs={"careless": careless}) as system:
-            status = await launch(system, "careless")
-            gc.collect()
-            return int(status.value)
+    async def careless() -> list[Any]:
+        return [await first(), *closed]
 
-    assert play(main) == 3
-    assert closed == ["closed"]
+    async def main() -> Any:
+        async with boot(terminal=screen, programs={"careless": careless}) as system:
+            return (await launch(system, "careless")).value
+
+    assert play(main) == [3, "closed"], "closed in the program's own time, not in that of an event loop"
 
 
 def test_a_step_that_was_broken_off_is_not_committed(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,7 +530,11 @@ async def fails(n: int) -> list[str]:
     return [await catch("fail", {"n": n}) for _ in range(5)]
 
 
-CALLERS: dict[str, Any] = {"catch": catch, "fails": fails}
+async def twice(op: str, args: dict[str, Any]) -> list[str]:
+    return [await catch(op, args), await catch(op, args)]
+
+
+CALLERS: dict[str, Any] = {"catch": catch, "fails": fails, "twice": twice}
 
 
 def with_odd(driver: Odd, screen: Screen, store: MemoryStore | None = None) -> Any:
@@ -580,12 +583,19 @@ def test_an_op_that_nobody_waits_for_is_cancelled(screen: Screen) -> None:
     play(main)
 
 
-def begin(op: str, driver: Odd, screen: Screen, store: MemoryStore, before_the_end: Callable[[], None]) -> None:
+def begin(
+    op: str,
+    driver: Odd,
+    screen: Screen,
+    store: MemoryStore,
+    before_the_end: Callable[[], None] = lambda: None,
+    program: str = "catch",
+) -> None:
     """Stop a kernel while an op is in flight."""
 
     async def main() -> None:
         async with with_odd(driver, screen, store) as system, system.attach("test") as client:
-            await client.call(Spawn(program="catch", args=[op, {}], fds=TTY))
+            await client.call(Spawn(program=program, args=[op, {}], fds=TTY))
             await until(lambda: driver.calls)
             before_the_end()
 
@@ -598,29 +608,30 @@ def status_after_another_boot(driver: Odd, screen: Screen, store: MemoryStore) -
             await resume(system)
 
     play(main)
-    [row] = [row for row in store.dead() if row[3] == "catch"]
+    [row] = [row for row in store.dead() if row[3] in CALLERS]
     return ExitStatus.model_validate_json(row[15]).value
 
 
 def test_a_pure_op_in_flight_is_begun_again_by_the_next_kernel(screen: Screen) -> None:
     store, driver = MemoryStore(), Odd()
-    begin("again", driver, screen, store, lambda: None)
+    begin("again", driver, screen, store)
     assert status_after_another_boot(driver, screen, store) == "gives done"
     assert driver.calls == ["again", "again"]
 
 
 def test_an_unsafe_op_in_flight_is_not(screen: Screen) -> None:
     store, driver = MemoryStore(), Odd()
-    begin("hang", driver, screen, store, lambda: None)
+    begin("hang", driver, screen, store)
     assert "EUNKNOWN: odd.hang" in status_after_another_boot(driver, screen, store)
     assert driver.calls == ["hang"]
 
 
 def test_an_unsafe_op_that_ends_while_the_kernel_stops_is_accounted_for(screen: Screen) -> None:
     store, driver = MemoryStore(), Odd()
-    begin("block", driver, screen, store, driver.go.set)
-    assert status_after_another_boot(driver, screen, store) == "gives done"
-    assert driver.calls == ["block"]
+    begin("block", driver, screen, store, driver.go.set, program="twice")
+    assert driver.calls == ["block"], "the program does not go on in a kernel that stops"
+    assert status_after_another_boot(driver, screen, store) == ["gives done"] * 2
+    assert driver.calls == ["block", "block"]
 
 
 # ---- who has the kernel
@@ -834,6 +845,21 @@ def test_a_connection_that_ends_is_a_process_that_ends(screen: Screen, tmp_path:
         await Recv()
 
     served(screen, tmp_path, talk, programs={"catch": stay})
+
+
+def test_when_the_kernel_stops_the_processes_on_the_socket_end(screen: Screen, tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def main() -> None:
+        visit = connect(tmp_path, "visitor")
+        async with boot(tmp_path, store=store, terminal=screen):
+            client = await visit.__aenter__()
+        assert {row[3] for row in store.tables["process"].values()} == {"init"}
+        with pytest.raises(Gone):
+            await client.call(GetPid())
+        await visit.__aexit__(None, None, None)
+
+    play(main)
 
 
 GARBAGE = [

@@ -542,6 +542,27 @@ def test_a_program_may_raise_what_it_likes_while_it_is_thrown_away(error):
     assert run(main, child) == "KILL"
 
 
+def test_who_is_thrown_away_cannot_call_any_more():
+    async def child():
+        async def branch():
+            try:
+                await Recv()
+            finally:
+                await Write(text="too late")
+
+        await select(branch(), Sleep(seconds=1))
+        await branch()
+
+    async def main():
+        pid = await Spawn(program="child")
+        await Sleep(seconds=2)
+        await Kill(pid=pid, signal=Signal.KILL)
+        return (await Wait(pid=pid)).detail
+
+    ended = finish(main, child)
+    assert (ended.value, ended.world.screen) == ("KILL", {})
+
+
 class MySend(Send):
     """A call that the kernel does not know."""
 

@@ -92,13 +92,14 @@ class Command:
         state: Path,
         *words: str,
         stdin: Any = subprocess.PIPE,
+        stdout: Any = subprocess.PIPE,
         preexec_fn: Callable[[], None] | None = None,
         **environment: str,
     ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tokix", *words],
             stdin=stdin,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             cwd=state.parent,
             env={**os.environ, "TOKIX_STATE": str(state), "PYTHONHASHSEED": "0", **environment},
@@ -139,7 +140,7 @@ class Command:
     def end(self, typed: str = "") -> tuple[int, str, str]:
         """End the input and wait for the end; gives the exit code and all that was said."""
         out, err = self.process.communicate(typed.encode(), timeout=PATIENCE)
-        self.out += out.decode()
+        self.out += (out or b"").decode()
         return self.process.returncode, self.out, err.decode()
 
 
@@ -283,7 +284,9 @@ def test_ps_and_kill_from_another_terminal(tokix: Start, state: Path) -> None:
     assert out.splitlines()[2].endswith("killed KILL")
 
 
-@pytest.mark.parametrize(("words", "code"), [(["-s", "TERM"], 143), (["-15"], 143), (["-INT"], 130), ([], 143)])
+@pytest.mark.parametrize(
+    ("words", "code"), [(["-s", "TERM"], 143), (["-15"], 143), (["-sint"], 130), (["-INT"], 130), ([], 143)]
+)
 def test_every_way_to_name_a_signal(words: list[str], code: int) -> None:
     options = cli.command_line().parse_args(cli.dashed(["kill", *words, "3"]))
     assert (options.pids, 128 + signal.Signals[f"SIG{options.signal}"]) == ([3], code)
@@ -480,7 +483,7 @@ def test_a_terminal_gets_a_table_and_ctrl_c(tokix: Start, state: Path) -> None:
         (["ps", "extra"], "unrecognized arguments: extra"),
         (["kill"], "the following arguments are required: PID"),
         (["kill", "init"], "PID: invalid number value: 'init'"),
-        (["kill", "-HUP", "3"], "no signal HUP; there is TERM, KILL, STOP, CONT or INT"),
+        (["kill", "-HUP", "3"], "no signal HUP; there is TERM, KILL, STOP, CONT, INT"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line(
@@ -525,6 +528,45 @@ def test_a_store_that_is_damaged(state: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(["run", "--state", str(state), "echo", "hi"]) == 1
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines()), "file is not a database" in err) == ("", 1, True)
+
+
+def test_a_bug_of_the_command_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(options: Any) -> int:
+        """Print the version."""
+        raise LookupError("no such thing")
+
+    monkeypatch.setattr(cli, "version", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cli.main(["--version"]) == 70
+    [report] = tmp_path.glob("crash-*.txt")
+    assert (
+        capsys.readouterr().err == f"tokix: tokix itself is wrong: LookupError: no such thing; the report is {report}\n"
+    )
+    assert 'raise LookupError("no such thing")' in report.read_text()
+
+
+def test_an_output_that_is_full(tokix: Start) -> None:
+    with open("/dev/full", "w") as full:
+        assert tokix("version", stdout=full).end()[::2] == (
+            1,
+            "tokix: cannot write the output: No space left on device\n",
+        )
+        code, _, err = tokix("run", "echo", "hi", stdout=full).end()
+    assert (code, "no output any more (No space left on device)" in err) == (70, True)
+
+
+def test_nobody_is_at_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("TOKIX_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    assert cli.main(["ps"]) == 2
+    assert capsys.readouterr().err == "tokix: there is no home directory; say --state DIR, or set TOKIX_STATE\n"
 
 
 def test_where_the_state_is(monkeypatch: pytest.MonkeyPatch) -> None:

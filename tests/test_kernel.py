@@ -217,6 +217,17 @@ def test_a_key_that_was_used_gets_the_outcome_that_it_had():
     assert bench.kernel.next_pid == first + 1
 
 
+def test_a_key_that_was_used_is_not_for_another_call():
+    """The outcome of a Spawn is no answer to a Wait: a client that mixes up its keys is told so."""
+    bench = Bench(forever)
+    pid = bench.attach()
+    assert bench.trap(pid, "a", Append(text="x")) == 0
+    refused = bench.trap(pid, "a", Sleep(seconds=0))
+    assert refused.errno == "EINVAL"
+    assert "append" in refused.detail
+    assert bench.trap(pid, "a", Append(text="x")) == 0
+
+
 def test_a_key_that_is_in_flight_is_not_begun_again():
     bench = Bench(forever)
     pid = bench.attach()
@@ -1599,6 +1610,37 @@ def test_nobody_looks_at_the_pipes_of_all_others():
     sim.run()
     clean(sim)
     assert Streams.looks < 1000
+
+
+def test_pipes_that_are_gone_are_forgotten():
+    """A shell makes pipes for weeks; each goes away with the processes at its ends."""
+
+    async def main():
+        for n in range(50):
+            pids = [
+                await Spawn(program="writer", fds={1: f"pipe:{n}"}),
+                await Spawn(program="reader", fds={0: f"pipe:{n}"}),
+            ]
+            for pid in pids:
+                await Wait(pid=pid)
+
+    async def writer():
+        await Write(text="x", close=True)
+
+    async def reader():
+        while await Read():
+            pass
+
+    sim = boot(main, writer, reader, budget=2)
+    most = 0
+    for _ in range(2000):
+        sim.step()
+        if process := sim.kernel.procs.get(2):
+            most = max(most, len(process.made or ()), len(process.pipes or ()), len(sim.kernel.streams))
+        if not sim.wait():
+            break
+    clean(sim)
+    assert most < 5
 
 
 def test_a_thousand_sleepers_wake_in_order():

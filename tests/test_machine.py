@@ -167,9 +167,10 @@ def test_a_row_without_sampling_gives_no_token_and_rows_do_not_see_each_other(ma
 def test_with_frames_it_says_what_it_says_without(tokens, sampling):
     assume(tokens[-1] != END)
     machine, table = ToyMachine(FRAMES, ends=False), tuple(range(FRAMES))
-    expected, said = machine.continuation(tokens, sampling, 20), []
+    expected, said = machine.continuation(tokens, sampling, 20), list[int]()
     [token] = machine.run(Tick(1, [Row(table, 0, tokens, sampling)], []))
     while len(said) < 20:
+        assert token is not None
         said.append(token)
         [token] = machine.run(Tick(1, [Row(table, len(tokens) + len(said) - 1, [token], sampling)], []))
     assert said == expected

@@ -3,14 +3,15 @@
 import math
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_scheduler import Rig, in_lane
 
-from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, RR, Priority
-from tokix.kernel.scheduler import PATIENCE
+from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, RR, Policy, Priority
+from tokix.kernel.scheduler import PATIENCE, Burst
 
 WORST, BEST = 19, -20
 
@@ -19,7 +20,7 @@ deterministic = settings(derandomize=True, deadline=None, max_examples=60)
 
 def turns(rig, limit=10_000):
     """Run to the end with one lane; gives who had it, in order, with the tokens sampled: [(burst, tokens), …]."""
-    found = []
+    found = list[list[Any]]()
     for _ in range(limit):
         if not rig.start():
             return [(burst, tokens) for burst, tokens in found]
@@ -359,7 +360,7 @@ def test_no_lane_idles_while_somebody_waits(policy, lanes):
 def test_no_lane_idles_for_two_ticks_while_somebody_who_fits_waits(policy, frames):
     """Who fits has free frames for its prompt and a quantum. While somebody's patience is at its end, lanes drain."""
     rig = Rig(policy(), lanes=4, frames=frames, prefill=32)
-    scheduler, idled, before = rig.scheduler, set(), set()
+    scheduler, idled, before = rig.scheduler, set[Burst](), set[Burst]()
     for n in range(12):
         rig.think(1 + 29 * n % 90, 5 + 3 * n, nice=n % 2)
     while rig.start():
@@ -393,26 +394,29 @@ class Counted(tuple):
     __hash__ = tuple.__hash__
 
 
+class Counting(Policy):
+    """Counts how often it is asked for a place."""
+
+    asked = 0
+
+    def key(self, burst):
+        self.asked += 1
+        return Counted(super().key(burst))
+
+
 def price(policy, waiting):
     """The keys computed and compared in 64 ticks with four lanes and so many who wait."""
-
-    class Counting(policy):
-        asked = 0
-
-        def key(self, burst):
-            self.asked += 1
-            return Counted(super().key(burst))
-
-    rig = Rig(Counting(), lanes=4, check=False)
+    counting = type(policy.name, (Counting, policy), {})()
+    rig = Rig(counting, lanes=4, check=False)
     for n in range(waiting + 4):
         rig.think(1, 200, nice=n % 3)
     rig.tick()
-    rig.scheduler.policy.asked = Counted.compared = 0
+    counting.asked = Counted.compared = 0
     for _ in range(64):
         assert len(rig.start().rows) == 4
         rig.land()
     assert rig.scheduler.waiting == waiting
-    return rig.scheduler.policy.asked, Counted.compared
+    return counting.asked, Counted.compared
 
 
 @pytest.mark.parametrize("policy", [FCFS, RR, Priority])

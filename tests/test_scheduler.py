@@ -65,7 +65,8 @@ class Rig:
 
     def land(self):
         """The machine has done the tick; gives the bursts that end with it."""
-        tick, ended = self.scheduler.tick, []
+        tick, ended = self.scheduler.tick, list[Burst]()
+        assert tick
         for burst, token in self.scheduler.done(tick.serial, self.machine.run(tick)):
             if token in self.machine.stops or len(burst.ctx.tokens) >= burst.end:
                 self.verify(burst)
@@ -84,7 +85,7 @@ class Rig:
 
     def run(self, limit=10_000):
         """Tick until nothing is left to do; gives the bursts in the order in which they end."""
-        ended = []
+        ended = list[Burst]()
         for _ in range(limit):
             if not self.start():
                 return ended
@@ -178,7 +179,7 @@ def test_an_arrival_takes_a_free_lane_and_nobody_else_moves():
 def test_a_burst_keeps_its_lane_for_the_whole_of_its_turn():
     rig = Rig(RR(5), lanes=3)
     bursts = [rig.think(1 + n, 40) for n in range(7)]
-    lanes = {}
+    lanes = dict[Burst, int]()
     while rig.start():
         for burst in bursts:
             if burst.lane >= 0 and burst.used:
@@ -1084,4 +1085,4 @@ class RandomSchedule(RuleBasedStateMachine):
 
 
 TestRandomSchedule = RandomSchedule.TestCase
-TestRandomSchedule.settings = settings(derandomize=True, deadline=None, max_examples=60, stateful_step_count=40)
+TestRandomSchedule.settings = settings(derandomize=True, deadline=None, max_examples=100, stateful_step_count=50)
