@@ -329,6 +329,14 @@ def test_a_lane_is_kept_for_its_owner_only_and_not_after_the_step():
     assert rig.run() == [other, last, stranger, again]
 
 
+def test_who_thinks_again_later_has_no_lane_kept_even_if_it_is_still_free():
+    rig = Rig(RR(16), lanes=1)
+    program = rig.think(1, 5, owner="program")
+    rig.run()
+    other, again = rig.think(1, 16), rig.think(1, 5, owner="program", ctx=program.ctx)
+    assert rig.run() == [other, again]
+
+
 def test_a_better_one_that_waits_goes_before_who_thinks_again():
     rig = Rig(Priority(), lanes=1)
     program = rig.think(1, 5, owner="program")

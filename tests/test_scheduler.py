@@ -149,11 +149,12 @@ def test_the_gang_changes_only_after_an_event(policy):
     assert not any(burst.alive for burst in bursts)
 
 
-def test_between_two_events_the_policy_is_not_asked():
+@pytest.mark.parametrize("watched", [False, True])
+def test_between_two_events_the_policy_is_not_asked(watched):
     policy = Watched(20)
     rig = Rig(policy)
     for _ in range(5):
-        rig.think(1, 40)
+        rig.think(1, 40, watched=watched)
     rig.tick()
     asked = policy.asked
     for _ in range(19):
@@ -492,6 +493,51 @@ def test_a_lane_that_is_lost_for_want_of_frames_goes_to_somebody_who_fits():
     rig.run()
 
 
+def test_frames_that_a_better_one_leaves_over_give_a_lane_in_the_next_tick():
+    rig = Rig(FCFS(), frames=4)
+    first, second = rig.think(16, 30), rig.think(17, 20)
+    rig.tick()
+    rig.tick()
+    rig.scheduler.suspend(second)
+    rig.scheduler.wake(second)
+    third = rig.think(2, 4)
+    while second.ctx.table:  # until the first one takes both, and needs one
+        rig.tick()
+        assert in_lane(first, second, third) == [True, False, False]
+    rig.tick()
+    assert in_lane(first, second, third) == [True, False, True]
+    rig.run()
+
+
+def test_frames_of_one_that_ends_give_a_lane_in_the_next_tick_to_who_found_none():
+    rig = Rig(FCFS(), frames=8, lanes=3)
+    first, large, last = rig.think(64, 10), rig.think(60, 20), rig.think(10, 30)
+    rig.tick()
+    while first.alive:
+        rig.tick()
+        assert in_lane(large, last) == [False, True]
+    rig.tick()
+    assert in_lane(large, last) == [True, True]
+    rig.run()
+
+
+def test_a_frame_that_both_forks_have_copied_gives_a_lane_when_the_tick_is_done():
+    rig = Rig(FCFS(), frames=5, lanes=3)
+    rig.think(20, 1)
+    rig.run()
+    rig.contexts.append(rig.scheduler.fork(rig.contexts[0]))
+    forks = [rig.think(1, 10, ctx=ctx) for ctx in rig.contexts]
+    waiting = rig.think(17, 4)
+    rig.start()
+    assert in_lane(*forks, waiting) == [True, True, False]
+    rig.land()
+    assert rig.free() == 2
+    rig.start()
+    assert in_lane(*forks, waiting) == [True, True, True]
+    rig.land()
+    rig.run()
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
 def test_the_first_of_the_queue_can_have_its_frames_after_stop_and_cont(policy):
     """STOP and CONT change who came last, but not, under FCFS, who is served first."""
@@ -533,6 +579,29 @@ def test_victims_are_the_idle_then_who_waits_then_the_rest_of_the_gang_the_worst
     expected = [*rig.contexts[:2], waiting[0].ctx, waiting[1].ctx, running[1].ctx]
     assert list(rig.scheduler.victims(running[0])) == expected
     assert list(rig.scheduler.victims(running[1])) == expected[:4]
+
+
+def test_of_the_gang_the_worst_loses_its_frames_first_whoever_came_first():
+    rig = Rig(Priority(quantum=100), lanes=4)
+    bursts = []
+    for nice in (2, 0, 3, 1):
+        bursts.append(rig.think(5, 50, nice=nice))
+        rig.tick()
+    by_nice = sorted(bursts, key=lambda burst: burst.nice)
+    for place, burst in enumerate(by_nice):
+        assert list(rig.scheduler.victims(burst)) == [b.ctx for b in by_nice[:place:-1]]
+
+
+def test_under_fcfs_who_came_first_takes_frames_from_who_came_later_whoever_woke_last():
+    rig = Rig(FCFS(), lanes=2)
+    first, second = rig.think(5, 50), rig.think(5, 50)
+    rig.tick()
+    rig.scheduler.suspend(first)
+    rig.tick()
+    rig.scheduler.wake(first)
+    rig.tick()
+    assert list(rig.scheduler.victims(first)) == [second.ctx]
+    assert list(rig.scheduler.victims(second)) == []
 
 
 def test_idle_contexts_go_in_the_order_of_their_last_use(crowd):
@@ -698,6 +767,19 @@ def test_renice_takes_the_lane_of_a_burst_that_runs_if_a_better_one_waits():
     rig.tick()
     assert in_lane(running, waiting) == [True, False]
     rig.scheduler.renice(running, 6)
+    rig.tick()
+    assert in_lane(running, waiting) == [False, True]
+
+
+def test_renice_gives_no_lane_to_one_that_has_only_waited():
+    rig = Rig(Priority(quantum=100, age=2), lanes=1)
+    running, waiting = rig.think(1, 50), rig.think(1, 10, nice=3)
+    for _ in range(20):
+        rig.tick()
+    rig.scheduler.renice(waiting, 0)
+    rig.tick()
+    assert in_lane(running, waiting) == [True, False]
+    rig.scheduler.renice(waiting, -1)
     rig.tick()
     assert in_lane(running, waiting) == [False, True]
 
