@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
@@ -20,8 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import anyio
-from anyio.abc import ByteStream
-from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.lowlevel import checkpoint
 
 from tokix.syscalls import Syscall
 from tokix.syscalls.base import to_json
@@ -41,7 +41,11 @@ class NoKernel(Exception):
 
 
 class Gone(Exception):
-    """The kernel has closed the connection: this process has ended."""
+    """The other side has closed the connection; a kernel that does so says that this process has ended, and why."""
+
+
+class TooLong(Exception):
+    """A line has more bytes than it may have."""
 
 
 class Client(Protocol):
@@ -64,15 +68,12 @@ def outcome(call: Syscall[R], ok: bool, text: str) -> R:
 @asynccontextmanager
 async def connect(folder: Path, program: str) -> AsyncIterator[SocketClient]:
     """Become a foreign process of the kernel that runs on a state directory; raises NoKernel."""
-    try:
-        with reachable(folder / SOCKET) as path:
-            stream = await anyio.connect_unix(path)
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise NoKernel(f"no kernel runs on {folder}") from None
-    async with stream:
+    with socket.socket(socket.AF_UNIX) as end:
         try:
-            client = await SocketClient.attach(stream, program)
-        except Gone:  # it was about to end
+            with reachable(folder / SOCKET) as path:
+                end.connect(path)
+            client = await SocketClient.attach(Wire(end), program)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, Gone):  # or it was about to end
             raise NoKernel(f"no kernel runs on {folder}") from None
         yield client
 
@@ -94,22 +95,72 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+class Wire:
+    """One end of a socket that carries lines.
+
+    Not a stream of anyio: those, when they are cancelled in the moment in which something arrives, leave a traceback
+    on the terminal (`Future.set_result`, InvalidStateError). `wait_readable` does not.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._buffer = bytearray()
+
+    async def line(self, limit: int | None = None) -> bytes:
+        """Give the next line, without its end. Raises Gone, and TooLong for one with more bytes than the limit."""
+        seen = 0
+        while (end := self._buffer.find(b"\n", seen)) < 0:
+            seen = len(self._buffer)
+            if limit is not None and seen > limit:
+                raise TooLong
+            self._buffer += await self._receive()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    async def _receive(self) -> bytes:
+        await checkpoint()
+        while True:
+            try:
+                piece = self._end.recv(65536)
+            except BlockingIOError:
+                await anyio.wait_readable(self._end)
+            except OSError as error:
+                raise Gone(str(error)) from error
+            else:
+                if not piece:
+                    raise Gone("it has closed the connection")
+                return piece
+
+    async def send(self, text: bytes) -> None:
+        """Send whole lines. Raises Gone."""
+        await checkpoint()
+        left = memoryview(text)
+        while left:
+            try:
+                left = left[self._end.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._end)
+            except OSError as error:
+                raise Gone(str(error)) from error
+
+
 class SocketClient:
     """The connection. Nothing runs in the background: one of those who wait for a reply reads for all of them."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, wire: Wire) -> None:
         self.pid = 0
-        self._stream = stream
-        self._lines = BufferedByteReceiveStream(stream)
+        self._wire = wire
         self._ids = count(1)
         self._replies: dict[str, tuple[bool, str]] = {}
         self._waiting: dict[str, anyio.Event] = {}
         self._sending, self._reading = anyio.Lock(), False
 
     @classmethod
-    async def attach(cls, stream: ByteStream, program: str) -> SocketClient:
+    async def attach(cls, wire: Wire, program: str) -> SocketClient:
         """Begin: say the name of the program, learn the pid."""
-        client = cls(stream)
+        client = cls(wire)
         await client._send({"program": program})
         client.pid = (await client._receive())["pid"]
         return client
@@ -150,16 +201,10 @@ class SocketClient:
         if len(text) > MAX_LINE:
             raise ValueError(f"a call of {len(text)} bytes; {MAX_LINE} can be sent")
         async with self._sending:
-            try:
-                await self._stream.send(text)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                raise Gone("the kernel has closed the connection") from error
+            await self._wire.send(text)
 
     async def _receive(self) -> Any:
-        try:
-            line = json.loads(await self._lines.receive_until(b"\n", 1 << 30))
-        except (anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise Gone("the kernel has closed the connection") from error
+        line = json.loads(await self._wire.line())
         if "hangup" in line:
             raise Gone(line["hangup"])
         return line

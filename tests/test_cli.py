@@ -341,7 +341,9 @@ def test_what_a_signal_cut_short_goes_on_as_if_nothing_had_been(tokix: Start) ->
     life, shown = tokix("run", "programs.py:step", 5).says("step 0\n").types("a\n"), ""
     for number, signum in enumerate([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], start=1):
         code, out, err = life.says(f"step {number}\n").signal(signum).gone().end()
-        assert (code, err) == (128 + signum, f"tokix: stopped by {signum.name}; `tokix run` goes on from here\n")
+        begun = "tokix: going on with 1 unfinished process\n" if number > 1 else ""
+        assert code == 128 + signum
+        assert err == f"{begun}tokix: stopped by {signum.name}; `tokix run` goes on from here\n"
         shown += out
         life = tokix("run").types("b\n")
     code, out, err = life.says("step 4\n").end("c\n")

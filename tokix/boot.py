@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from signal import SIGPIPE
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import SocketListener, TaskGroup
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from tokix.control import Control, Line, Local, listening
@@ -92,10 +93,10 @@ async def boot(
     SIGHUP stop the kernel. Raises StoreError, Stopped, Interrupted, and what the block raises.
     """
     state = Path(state) if state else None
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         if store is None:
             store = stack.enter_context(opened(state, durable))
-        listener = await stack.enter_async_context(listening(state / SOCKET)) if state else None
+        listener = stack.enter_context(listening(state / SOCKET)) if state else None
         drivers = {"calc": Calc()} if drivers is None else drivers
         system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal())
         stack.callback(system.end)
@@ -191,7 +192,7 @@ class System:
             if process.foreign:  # nobody holds its other end any more
                 self.post(Detach(process.pid))
 
-    def go(self, group: TaskGroup, listener: SocketListener | None) -> None:
+    def go(self, group: TaskGroup, listener: socket | None) -> None:
         """Start the kernel, and what waits for the outside on its behalf."""
         self.group = group
         if self.failure:  # a signal came while the kernel recovered

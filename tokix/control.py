@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 import anyio
-from anyio.abc import SocketListener, SocketStream
-from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import Field, ValidationError
 
 from tokix.kernel.events import Detach, Interrupt, Trap
-from tokix.shell.client import MAX_LINE, Gone, outcome, reachable
+from tokix.shell.client import MAX_LINE, Gone, TooLong, Wire, outcome, reachable
 from tokix.syscalls import EINVAL, AnySyscall, Syscall
 from tokix.syscalls.abi import explain
 from tokix.syscalls.base import Value
@@ -60,16 +59,20 @@ class Asked(Value):
     call: AnySyscall
 
 
-@asynccontextmanager
-async def listening(path: Path) -> AsyncIterator[SocketListener]:
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
     """Listen at a path, which only the holder of the folder's lock may do: a socket that is there is a dead one's."""
-    with reachable(path) as short:
-        listener = await anyio.create_unix_listener(short, mode=0o600)
-    try:
-        async with listener:
-            yield listener
-    finally:
+    with socket.socket(socket.AF_UNIX) as listener:
         path.unlink(missing_ok=True)
+        with reachable(path) as short:
+            listener.bind(short)
+        try:
+            path.chmod(0o600)
+            listener.listen()
+            listener.setblocking(False)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
 
 
 class Control:
@@ -82,30 +85,33 @@ class Control:
         self._alone = anyio.Event()
         self._alone.set()
 
-    async def serve(self, listener: SocketListener) -> None:
+    async def serve(self, listener: socket.socket) -> None:
         """Take connections for ever."""
         async with anyio.create_task_group() as group:
             while True:
+                await anyio.wait_readable(listener)
                 try:
-                    stream = await listener.accept()
-                except anyio.BrokenResourceError as error:
-                    if getattr(error.__cause__, "errno", None) not in (errno.EMFILE, errno.ENFILE):
+                    end, _ = listener.accept()
+                except (BlockingIOError, ConnectionAbortedError):  # somebody has changed his mind
+                    continue
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE):
                         raise
                     await anyio.sleep(0.1)  # too many open files: somebody has to leave first
                 else:
-                    group.start_soon(self._serve_one, stream)
+                    group.start_soon(self._serve_one, end)
 
     async def alone(self) -> None:
         """Wait until nobody is connected."""
         await self._alone.wait()
 
-    async def _serve_one(self, stream: SocketStream) -> None:
+    async def _serve_one(self, end: socket.socket) -> None:
         if not self._connections:
             self._alone = anyio.Event()
         self._connections += 1
         try:
-            async with stream:
-                await Connection(stream, self._post).run(self._arrive)
+            with end:
+                await Connection(Wire(end), self._post).run(self._arrive)
         finally:
             self._connections -= 1
             if not self._connections:
@@ -115,9 +121,8 @@ class Control:
 class Connection:
     """One foreign process."""
 
-    def __init__(self, stream: SocketStream, post: Callable[[Interrupt], None]) -> None:
-        self._stream, self._post = stream, post
-        self._lines = BufferedByteReceiveStream(stream)
+    def __init__(self, wire: Wire, post: Callable[[Interrupt], None]) -> None:
+        self._wire, self._post = wire, post
         self._pid = 0
         self._attached, self._ready, self._written = anyio.Event(), anyio.Event(), anyio.Event()
         #: The process has ended, or has never been.
@@ -155,7 +160,7 @@ class Connection:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._write, group.cancel_scope)
-                with suppress(anyio.IncompleteRead, anyio.BrokenResourceError, anyio.DelimiterNotFound):
+                with suppress(Gone, TooLong):
                     await self._read(arrive)
                 if self._pid:
                     self._post(Detach(self._pid))
@@ -181,8 +186,8 @@ class Connection:
 
     async def _line(self) -> bytes:
         try:
-            return await self._lines.receive_until(b"\n", MAX_LINE)
-        except anyio.DelimiterNotFound:
+            return await self._wire.line(MAX_LINE)
+        except TooLong:
             self._refuse(None, f"a line has at most {MAX_LINE} bytes")
             raise
 
@@ -196,11 +201,11 @@ class Connection:
 
     async def _write(self, scope: anyio.CancelScope) -> None:
         """Send what is to be said; when the process has ended and all is said, the connection ends."""
-        with suppress(anyio.BrokenResourceError):
+        with suppress(Gone):
             while self._out or not self._ended:
                 self._ready = anyio.Event()
                 while self._out:
-                    await self._stream.send(self._out[0])
+                    await self._wire.send(self._out[0])
                     self._out.popleft()
                     self._written.set()
                 if not self._ended:

@@ -66,7 +66,9 @@ def policy(name: str, quantum: int | None) -> Policy:
 
 async def resume(system: System, client: Client) -> int:
     """Wait until all that is unfinished has ended, but for what is parked; gives the code of the first that failed."""
-    if not system.unfinished():
+    if many := len(system.unfinished()):
+        say(f"going on with {many} unfinished process{'es' * (many > 1)}")
+    else:
         say(f"nothing to do: nothing is unfinished in {system.state}")
     open_ends = {process.pid for process in system.unfinished() if process.ppid in (0, 1)}
     codes: dict[int, int] = {}
