@@ -19,7 +19,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from tokix.kernel import foreign, life, recovery, streams
@@ -219,6 +219,8 @@ class Kernel:
                 self.retrap(branch)
             elif branch.coro is None:
                 self.resume(branch)
+            if process.put_off and not process.awake:
+                self.offer(process)
 
     # ---- programs run, calls are trapped, outcomes are decided and delivered
 
@@ -286,8 +288,10 @@ class Kernel:
                 self.branch(branch.proc, f"{branch.path}.{i}.", coro, branch) for i, coro in enumerate(call._coros)
             ]
             for child in tuple(branch.branches):
-                if child.alive:
+                if child.alive and not branch.decider:
                     self.resume(child)
+                else:
+                    self.close(child)
         if branch.alive and branch.blocked and not branch.proc.replaying:
             self.trap(branch)
 
@@ -303,12 +307,46 @@ class Kernel:
             if process.caps != ("*",) and not branch.noted:  # what has begun was permitted
                 for cap in needs(self, process, call):
                     permit(process, cap)
-            outcome = HANDLERS[type(call)](self, branch, call)
+        except SyscallError as error:
+            return self.reply(branch, error=error)
+        return self.handle(branch)
+
+    def handle(self, branch: Branch) -> None:
+        try:
+            outcome = HANDLERS[type(branch.call)](self, branch, branch.call)
         except SyscallError as error:
             return self.reply(branch, error=error)
         if outcome is not BLOCKED and branch.blocked:  # a signal to itself is the outcome already
             self.reply(branch, outcome)
         return None
+
+    def may_take(self, branch: Branch) -> bool:
+        """Say whether a call may be given now what only one can have: a message, text, a status. If not, it waits.
+
+        An outcome that was decided earlier and is not delivered yet could end the branch of the call, and what it had
+        taken would be lost with it.
+        """
+        parent, process = branch.parent, branch.proc
+        if parent is None:
+            return True
+        while parent and not parent.decider:
+            parent = parent.parent
+        if parent is None and not process.awake:
+            return True
+        process.put_off = process.put_off or {}
+        process.put_off[branch] = None
+        return False
+
+    def offer(self, process: Process) -> None:
+        """All is delivered: calls that were put off may take, until there is an outcome again."""
+        waiting, process.put_off = process.put_off or {}, None
+        for number, branch in enumerate(waiting):
+            if process.awake:
+                process.put_off = dict.fromkeys([*(process.put_off or ()), *islice(waiting, number, None)])
+                return
+            if branch.alive and branch.blocked:
+                self.withdraw(branch)
+                self.handle(branch)
 
     def retrap(self, branch: Branch) -> None:
         """Let an open call happen, after a restart: as it was when it was made, whatever became of its arguments."""

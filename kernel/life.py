@@ -305,7 +305,7 @@ def _close(k: Kernel, process: Process) -> None:
         k.erase("message", (mail.seq,))
     for sender in process.senders or ():
         k.reply(sender, error=ESRCH(f"process {process.pid} has ended"))
-    process.mailbox = process.senders = process.receivers = process.waiters = None
+    process.mailbox = process.senders = process.receivers = process.waiters = process.put_off = None
     if process.pending:
         process.pending = None
         k.erase("signal", (process.pid,))
@@ -345,7 +345,7 @@ def _bury(k: Kernel, process: Process) -> None:
         reap(k, process)
         return
     for waiter in parent.waiters or ():
-        if waiter.call.pid in (None, process.pid):
+        if waiter.call.pid in (None, process.pid) and k.may_take(waiter):
             assert parent.waiters
             parent.waiters.remove(waiter)
             reap(k, process)

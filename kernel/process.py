@@ -152,6 +152,8 @@ class Process:
     children: dict[int, None] | None = None
     zombies: dict[int, None] | None = None
     waiters: list[Branch] | None = None
+    #: Branches that could have had a message, text or a status, and not yet: see `Kernel.may_take`.
+    put_off: dict[Branch, None] | None = None
     #: What waits for CONT.
     held: list[tuple[Branch, Entry | None]] | None = None
     #: Pipes that it has an end of, and pipes that are named after it.

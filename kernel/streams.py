@@ -143,9 +143,7 @@ def close_ends(k: Kernel, process: Process) -> None:
 
 def settle(k: Kernel, stream: Stream) -> None:
     """An end was closed: who waits for the other side goes on; a pipe that nobody can reach goes away."""
-    if stream.ended:
-        while stream.waiting_readers:
-            k.reply(stream.waiting_readers.popleft(), "")
+    finish(k, stream)
     if stream.broken:
         while stream.waiting_writers:
             k.reply(stream.waiting_writers.popleft(), error=EPIPE("nobody reads any more"))
@@ -162,6 +160,12 @@ def settle(k: Kernel, stream: Stream) -> None:
     return None
 
 
+def finish(k: Kernel, stream: Stream) -> None:
+    """Tell the readers if no more will come."""
+    while stream.ended and not stream.chunks and stream.waiting_readers:
+        k.reply(stream.waiting_readers.popleft(), "")
+
+
 # ---- calls
 
 
@@ -170,9 +174,9 @@ def read(k: Kernel, b: Branch, c: Read) -> object:
     if stream is None:
         return ""
     join(k, b.proc, stream, writes=False)
-    if stream.chunks:
+    if stream.chunks and k.may_take(b):
         return pull(k, stream, c.limit)
-    if stream.ended:
+    if stream.ended and not stream.chunks:
         return ""
     stream.waiting_readers.append(b)
     if stream.name == TTY_IN:
@@ -257,9 +261,10 @@ def push(k: Kernel, stream: Stream, pid: int, fd: int, text: str) -> None:
     if stream.name == TTY_OUT:
         k.effects.append(Show(stream.name, *chunk))
     save(k, stream)
-    while stream.waiting_readers and stream.chunks:
-        reader = stream.waiting_readers.popleft()
-        k.reply(reader, pull(k, stream, reader.call.limit))
+    for reader in tuple(stream.waiting_readers):
+        if stream.chunks and k.may_take(reader):
+            stream.waiting_readers.remove(reader)
+            k.reply(reader, pull(k, stream, reader.call.limit))
 
 
 def pull(k: Kernel, stream: Stream, limit: int) -> str:
@@ -306,8 +311,7 @@ def feed(k: Kernel, name: str, text: str | None) -> None:
         push(k, stream, 0, 0, text)
     elif text is None:
         stream.eof = True
-        while stream.waiting_readers:
-            k.reply(stream.waiting_readers.popleft(), "")
+        finish(k, stream)
 
 
 # ---- durability

@@ -469,7 +469,10 @@ async def selector():
         failed = str(error)
     empty = await gather()
     child = await errno(gather(Fork(), Sleep(seconds=1)))
-    return [first[0], nested, failed, empty, child, (await Think(prompt="clean", max_tokens=6)).text]
+    me = await GetPid()
+    await gather(*[Send(to=me, tag=tag) for tag in "abcd"])
+    kept = sorted([(await select(*[Recv(tag=tag) for tag in "abcd"]))[1].tag for _ in range(4)])
+    return [kept, first[0], nested, failed, empty, child, (await Think(prompt="clean", max_tokens=6)).text]
 
 
 async def postbox():

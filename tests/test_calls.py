@@ -1913,6 +1913,85 @@ def test_a_kill_between_a_decision_and_its_delivery(budget):
     assert always(main, budget=budget, world=Slow) == [0, 3]
 
 
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_what_a_branch_does_not_get_is_not_taken(budget):
+    """A message, text, a status: each can be had once, and two branches could be decided in the same step."""
+
+    async def main():
+        await Spawn(program="child", fds={1: "pipe:p"})
+        await Spawn(program="teller", args=[await GetPid()])
+        await Spawn(program="sleeper", args=[99])
+        await Sleep(seconds=1)
+        got = []
+        for _ in range(9):
+            read = Sleep(seconds=9) if (1, "z") in got else Read(fd="pipe:p", limit=1)
+            got.append(await select(Recv(tag="a"), read, Wait(), Recv(tag="b"), Sleep(seconds=1)))
+        names = {0: lambda mail: f"a{mail.body}", 1: str, 2: lambda dead: dead.program, 3: lambda mail: f"b{mail.body}"}
+        return sorted(names.get(index, str)(value) for index, value in got)
+
+    async def child():
+        await Write(text="xyz")
+
+    async def teller(pid):
+        await gather(*[Send(to=pid, tag=tag, body=n) for n in range(2) for tag in "ab"])
+
+    assert always(main, child, teller, sleeper, budget=budget) == [
+        "a0",
+        "a1",
+        "b0",
+        "b1",
+        "child",
+        "teller",
+        "x",
+        "y",
+        "z",
+    ]
+
+
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_a_branch_that_fails_takes_no_message_with_it(budget):
+    async def main():
+        await Spawn(program="child", args=[await GetPid()])
+
+        async def fails():
+            await Recv(tag="a")
+            raise LookupError
+
+        try:
+            await gather(fails(), Recv(tag="b"), gather(Recv(tag="c")))
+        except LookupError:
+            return [(await Recv()).tag for _ in range(2)]
+
+    async def child(pid):
+        await gather(*[Send(to=pid, tag=tag) for tag in "abc"])
+
+    assert always(main, child, budget=budget) == ["b", "c"]
+
+
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_calls_that_were_put_off_take_as_soon_as_they_may(budget):
+    async def main():
+        me = await GetPid()
+        for n in range(3):
+            await Send(to=me, body=n)
+        got = await gather(Recv(), Recv(), gather(Recv()), errno(Recv(timeout=1, tag="x")))
+        return [got[0].body, got[1].body, got[2][0].body, got[3]]
+
+    assert always(main, budget=budget) == [0, 1, 2, "ETIMEDOUT"]
+
+
+def test_a_branch_after_one_that_has_decided_does_not_begin():
+    async def main():
+        async def now():
+            return "now"
+
+        await Send(to=await GetPid(), body="kept")
+        first = await select(now(), Recv())
+        return [list(first), (await Recv(timeout=0)).body]
+
+    assert always(main) == [[0, "now"], "kept"]
+
+
 def test_branches_that_end_at_once():
     async def main():
         async def now(value):

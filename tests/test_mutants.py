@@ -144,6 +144,11 @@ def stopped_delivers(stop):
     return lambda k, process: None
 
 
+def taken_in_vain(may_take):
+    """Let a branch take what it may never get."""
+    return lambda kernel, branch: True
+
+
 def capability(permit):
     """Let everybody do everything."""
     return lambda process, cap: None
@@ -164,6 +169,7 @@ MUTANTS = [
     pytest.param(Kernel, "insert", mail_row, SEVERAL, id="durable mail"),
     pytest.param(life, "stop", stopped_delivers, {}, id="STOP"),
     pytest.param(rights, "permit", capability, {}, id="capabilities"),
+    pytest.param(Kernel, "may_take", taken_in_vain, {}, id="nothing taken in vain"),
 ]
 
 

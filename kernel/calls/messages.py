@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def send(k: Kernel, b: Branch, c: Send) -> object:
     target = k.living(c.to)
     body = to_json(c.body)
-    receiver = next((r for r in target.receivers or () if _wants(r.call, b.proc.pid, c.tag)), None)
+    receiver = next((r for r in target.receivers or () if _wants(r.call, b.proc.pid, c.tag) and k.may_take(r)), None)
     if receiver and target.receivers:
         target.receivers.remove(receiver)
         k.reply(receiver, _encoded(b.key, b.proc.pid, c.tag, body))
@@ -45,18 +45,21 @@ def _queue(k: Kernel, b: Branch, c: Send, target: Process, body: str) -> object:
 
 def recv(k: Kernel, b: Branch, c: Recv) -> object:
     process = b.proc
-    if mail := take(k, process, c):
+    if mail := take(k, b, c):
         return _encoded(mail.id, mail.sender, mail.tag, mail.body)
     process.receivers = process.receivers or []
     process.receivers.append(b)
     return k.until(b, c.timeout)
 
 
-def take(k: Kernel, process: Process, c: Recv) -> Mail | None:
+def take(k: Kernel, b: Branch, c: Recv) -> Mail | None:
     """Take the first piece of mail that a call wants; a sender that waited for room goes on."""
+    process = b.proc
     mailbox = process.mailbox
     for index, mail in enumerate(mailbox or ()):
         if _wants(c, mail.sender, mail.tag):
+            if not k.may_take(b):
+                return None
             assert mailbox is not None
             del mailbox[index]
             k.erase("message", (mail.seq,))
@@ -64,6 +67,8 @@ def take(k: Kernel, process: Process, c: Recv) -> Mail | None:
             return mail
     for sender, body in (process.senders or {}).items():
         if _wants(c, sender.proc.pid, sender.call.tag):
+            if not k.may_take(b):
+                return None
             assert process.senders is not None
             del process.senders[sender]
             k.reply(sender, NULL)

@@ -76,7 +76,7 @@ def wait(k: Kernel, b: Branch, c: Wait) -> object:
     parent = b.proc
     pid = next(iter(parent.zombies or ()), None) if c.pid is None else c.pid
     child = k.procs[pid] if pid is not None and pid in (parent.children or ()) else None
-    if child and child.status:
+    if child and child.status and k.may_take(b):
         life.reap(k, child)
         return child.status
     if c.pid is not None and not child:
