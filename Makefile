@@ -1,3 +1,4 @@
+# make run     install into .venv, fetch the model once, and show agents at work on it; RUN=--no-crash is shorter
 # make test    install into .venv what the tests need, and run them
 # make check   lint and types as well, then the tests
 # make format  rewrite the sources in the common form
@@ -11,9 +12,12 @@ BIN := .venv/bin
 #: The folders that pyproject.toml maps into the package tokix.
 FOLDERS := syscalls kernel drivers storage agents shell
 
-.PHONY: test check lint types format clean FORCE
+.PHONY: run test check lint types format clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+
+run: .venv/hf.stamp
+	$(BIN)/tokix demo $(RUN)
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest

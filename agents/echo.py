@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tokix.syscalls import Read, Write
+from tokix.syscalls import Read, Write, program
 
 
+@program(caps=[])
 async def main(*words: object) -> None:
+    """Write the words, or what comes in."""
     if words:
         await Write(text=" ".join(map(str, words)) + "\n")
         return

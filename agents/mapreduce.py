@@ -1,49 +1,57 @@
-"""mapreduce TEXT…: count the words of many texts, each in a process of its own, and say what they are about.
+"""mapreduce TEXT…: what long texts are about. Many small processes sum up a piece each, then what the others say.
 
-A text that begins with `file:` is read from the device `files`.
+A text that begins with `file:` is a file of the device `files`. The words are counted on the way: the five that are
+most frequent stand above the summary, and every word was in exactly one piece.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
-from tokix.syscalls import Call, Spawn, Think, Wait, Write
+from pydantic import Field
+
+from tokix.agents.crew import each
+from tokix.agents.words import contents, one_line, packed, pieces
+from tokix.syscalls import ChatMessage, Think, Write, program
 
 SAMPLE = (
     "the kernel gives every process its turn",
     "a process is a program and its log",
     "the log is the process and the kernel keeps the log",
 )
+#: How many words the result names.
+WORDS = 50
 
 
-async def main(*texts: str) -> dict[str, Any]:
-    for text in texts or SAMPLE:
-        await Spawn(program=":count", args=[text])
-    total = Counter[str]()
-    for _ in texts or SAMPLE:
-        status = await Wait()
-        if status.reason != "exit":
-            raise RuntimeError(f"a worker has {status.reason}: {status.detail}")
-        total.update(status.value)
-    ranking = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    for word, times in ranking[:5]:
+@program(caps=["think", "spawn::*", "call:files.read"])
+async def main(
+    *texts: str,
+    size: Annotated[int, Field(ge=100, le=100_000)] = 1200,
+    width: Annotated[int, Field(ge=1, le=1000)] = 8,
+) -> dict[str, Any]:
+    """Sum up texts, in pieces of so many characters, so many at a time."""
+    parts = [part for text in texts or SAMPLE for part in pieces(await source(text), size)]
+    found = await each(":sum_up", [[part] for part in parts], width)
+    total = sum((Counter(words) for words, _ in found), Counter[str]())
+    said = [summary for _, summary in found]
+    while len(said) > 1:
+        said = [summary for _, summary in await each(":sum_up", [[part] for part in packed(said, size)], width)]
+    summary = "".join(said)
+    ranking = dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))[:WORDS])
+    for word, times in [*ranking.items()][:5]:
         await Write(text=f"{times:5} {word}\n")
-    summary = await Think(prompt="What is a text about that says " + ", ".join(dict(ranking[:5])), max_tokens=24)
-    await Write(text=summary.text + "\n")
-    return {"words": dict(ranking), "summary": summary.text}
+    await Write(text=summary + "\n")
+    return {"words": ranking, "summary": summary}
 
 
-async def count(text: str) -> dict[str, int]:
-    if text.startswith("file:"):
-        text = await read(text.removeprefix("file:"))
-    return Counter(re.findall(r"\w+", text.lower()))
+async def source(text: str) -> str:
+    return await contents(text.removeprefix("file:")) if text.startswith("file:") else text
 
 
-async def read(path: str) -> str:
-    """Read a whole file, piece by piece."""
-    parts = [""]
-    while part := await Call(device="files", op="read", args={"path": path, "offset": sum(map(len, parts))}):
-        parts.append(part)
-    return "".join(parts)
+async def sum_up(text: str) -> tuple[dict[str, int], str]:
+    """Give how often each word is there, and what the text says."""
+    question = f"{text}\n\nSum up this text in one short sentence."
+    said = await Think(messages=[ChatMessage(role="user", text=question)], max_tokens=48)
+    return Counter(re.findall(r"\w+", text.lower())), one_line(said.text)

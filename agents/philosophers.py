@@ -6,10 +6,16 @@ other, so there is no deadlock. Who comes later cannot take a fork that somebody
 
 from __future__ import annotations
 
-from tokix.syscalls import ChatMessage, GetPid, Recv, Send, Spawn, Think, Wait, Write
+from typing import Annotated
+
+from pydantic import Field
+
+from tokix.syscalls import ChatMessage, GetPid, Recv, Send, Spawn, Think, Wait, Write, program
 
 
-async def main(seats: int = 5, meals: int = 3) -> dict[str, int]:
+@program(caps=["think", "spawn::*"])
+async def main(seats: Annotated[int, Field(ge=2)] = 5, meals: Annotated[int, Field(ge=0)] = 3) -> dict[str, int]:
+    """Let philosophers think and eat, with too few forks."""
     waiter = await GetPid()
     for seat in range(seats):
         await Spawn(program=":philosopher", args=[seat, meals, waiter])

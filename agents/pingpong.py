@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from tokix.syscalls import Recv, Send, Spawn, Wait, Write
+from typing import Annotated
+
+from pydantic import Field
+
+from tokix.syscalls import Recv, Send, Spawn, Wait, Write, program
 
 
-async def main(rounds: int = 5) -> dict[str, int]:
+@program(caps=["spawn::*"])
+async def main(rounds: Annotated[int, Field(ge=0)] = 5) -> dict[str, int]:
+    """Send a number to another process and back, again and again."""
     partner = await Spawn(program=":pong", args=[rounds])
     for number in range(1, rounds + 1):
         await Send(to=partner, body=number)

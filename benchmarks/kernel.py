@@ -34,10 +34,17 @@ Row = dict[str, Any]
 class Still:
     """A machine that costs nothing."""
 
+    name = "still"
     stops: frozenset[int] = frozenset()
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
         self.frames, self.window = frames, window
+
+    def preamble(self) -> list[int]:
+        return []
+
+    def refuse(self, schema: str) -> str:
+        return ""
 
     def render(self, role: str, text: str) -> list[int]:
         return [1, 2, 3]

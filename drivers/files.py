@@ -2,7 +2,8 @@
 
 What may be opened is the business of `tokix.drivers.beneath`. Here every answer and every wait is bounded, and a file
 changes as a whole: `write` puts the text beside the file, makes it durable, and renames it, so that a reader or a crash
-sees the old text or the new one. A kill between the two leaves a `.tokix-*.tmp` that nothing else uses.
+sees the old text or the new one. A kill between the two leaves a `.tokix-*.tmp` that nothing else uses. Changes take
+turns, so that an `edit` loses nothing that another process wrote meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -31,6 +34,8 @@ MAX_ENTRIES = 10_000
 MAX_SEARCH_FILES, MAX_SEARCH_BYTES, MAX_SEARCH_DEPTH = 10_000, 64 << 20, 50
 #: Characters of a line that `search` shows.
 MAX_LINE = 200
+#: Characters that an answer has if nobody asks for more: what the window of a small model can take.
+MAX_TEXT = 8000
 
 RelativePath = Annotated[
     str, Field(min_length=1, max_length=4096, description="relative to the device's root, such as notes/today.md")
@@ -49,6 +54,17 @@ class FileInfo(Value):
     modified: float
 
 
+class Lines(Value):
+    """What `lines` read."""
+
+    text: str
+    #: The number of the line after these; None is the end of the file.
+    next: int | None
+    #: How many lines the file has.
+    total: int
+    note: str = ""
+
+
 class Match(Value):
     """A line that `search` found; lines count from 1."""
 
@@ -60,19 +76,22 @@ class Match(Value):
 # Named, because in the class below `list` is an op.
 Listing = list[FileInfo]
 Matches = list[Match]
+Paths = list[str]
 
 
 class Files(Driver):
     """The text files below a folder. Raises OSError if it cannot be opened."""
 
-    def __init__(self, root: Path, read_only: bool = False) -> None:
-        self._root = Root(root)
-        self._read_only = read_only
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        """Without `write` nothing can be changed."""
+        self._root = Root(folder)
+        self._write = write
+        self._turn = threading.Lock()
 
     def describe(self, name: str) -> DeviceInfo:
         """Describe the ops; those that would only be refused are left out."""
         device = super().describe(name)
-        if not self._read_only:
+        if self._write:
             return device
         return device.model_copy(update={"ops": [info for info in device.ops if info.effect == "pure"]})
 
@@ -81,21 +100,31 @@ class Files(Driver):
         self,
         path: RelativePath,
         offset: Annotated[int, Field(ge=0, description="in characters")] = 0,
-        limit: Annotated[int, Field(ge=1, le=1 << 20, description="in characters")] = 1 << 16,
+        limit: Annotated[int, Field(ge=1, le=1 << 20, description="in characters")] = MAX_TEXT,
     ) -> str:
         """Read a text file from an offset on, up to a limit; the empty text is its end."""
-        with explained(path), self._root.parent(path) as (parent, name), regular(parent, name, os.O_RDONLY) as file:
-            content = _content(file)
-        try:
-            return content.decode()[offset : offset + limit]
-        except UnicodeDecodeError as error:
-            raise EINVAL(f"{path}: not a text file; byte {error.start} is not UTF-8") from None
+        return self._text(path)[offset : offset + limit]
 
     @op(effect="pure")
-    def list(self, path: RelativePath = ".") -> Listing:
-        """List a folder."""
+    def lines(
+        self,
+        path: RelativePath,
+        first: Annotated[int, Field(ge=1, description="the number of a line; they count from 1")] = 1,
+        count: Annotated[int, Field(ge=1, le=1000)] = 100,
+    ) -> Lines:
+        """Read some lines of a text file; `next` is the number of the line to go on with, null at the end."""
+        return _lines(self._text(path), first, count)
+
+    @op(effect="pure")
+    def list(
+        self,
+        path: RelativePath = ".",
+        offset: Annotated[int, Field(ge=0, description="in entries")] = 0,
+        limit: Annotated[int, Field(ge=1, le=MAX_ENTRIES, description="in entries")] = 200,
+    ) -> Listing:
+        """List a folder from an offset on, up to a limit; the empty list is its end."""
         with explained(path), self._root.folder(split(path)) as folder:
-            return [_info(name, found) for name, found in _entries(folder)]
+            return [_info(name, found) for name, found in islice(_entries(folder), offset, offset + limit)]
 
     @op(effect="pure")
     def stat(self, path: RelativePath) -> FileInfo:
@@ -109,23 +138,50 @@ class Files(Driver):
         self,
         text: Annotated[str, Field(min_length=1, description="as it stands in the line")],
         path: RelativePath = ".",
-        limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+        limit: Annotated[int, Field(ge=1, le=1000)] = 20,
     ) -> Matches:
         """Find the first lines that hold a text, in all text files of a folder and its folders."""
-        names = split(path)
-        with (
-            explained(path),
-            self._root.folder(names) as folder,
-            closing(_contents(folder, "".join(name + "/" for name in names), MAX_SEARCH_DEPTH)) as contents,
-        ):
-            return [*islice(_matches(text, contents), limit)]
+        with explained(path), self._below(path) as found:
+            return [*islice(_matches(text, found), limit)]
+
+    @op(effect="pure")
+    def find(
+        self,
+        pattern: Annotated[str, Field(min_length=1, max_length=255, description="such as report.md or *.md")],
+        path: RelativePath = ".",
+        limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+    ) -> Paths:
+        """Find files by name, in a folder and its folders; * stands for any characters."""
+        with explained(path), self._below(path) as found:
+            named = (file.path for file in found if fnmatchcase(_unicode(file.name), pattern))
+            return [*islice(named, limit)]
 
     @op(effect="idempotent")
     def write(self, path: RelativePath, text: str) -> None:
         """Put a text into a file in place of what it held; makes the file and its folders if need be."""
         content = self._writable(path, text)
-        with explained(path), self._root.parent(path, make=True) as (parent, name):
+        with self._turn, explained(path), self._root.parent(path, make=True) as (parent, name):
             _replace(parent, name, content)
+
+    @op(effect="unsafe")
+    def edit(
+        self,
+        path: RelativePath,
+        old: Annotated[str, Field(min_length=1, description="a text that stands in the file once")],
+        new: str,
+    ) -> None:
+        """Replace a text that stands in a file exactly once."""
+        self._writable(path)
+        with self._turn:
+            before = self._text(path)
+            if (times := before.count(old)) != 1:
+                raise EINVAL(
+                    f"{path}: old stands in the file {times} times; "
+                    + ("give more of the text around it" if times else "it has to be as in the file, space by space")
+                )
+            content = self._writable(path, before.replace(old, new))
+            with explained(path), self._root.parent(path) as (parent, name):
+                _replace(parent, name, content)
 
     @op(effect="unsafe")
     def append(self, path: RelativePath, text: str) -> None:
@@ -133,6 +189,7 @@ class Files(Driver):
         content = self._writable(path, text)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with (
+            self._turn,
             explained(path),
             self._root.parent(path, make=True) as (parent, name),
             regular(parent, name, flags) as file,
@@ -146,7 +203,7 @@ class Files(Driver):
     def delete(self, path: RelativePath) -> None:
         """Delete a file or an empty folder; one that is not there is no error."""
         self._writable(path)
-        with explained(path), suppress(FileNotFoundError), self._root.parent(path) as (parent, name):
+        with self._turn, explained(path), suppress(FileNotFoundError), self._root.parent(path) as (parent, name):
             found = os.lstat(name, dir_fd=parent)
             if stat.S_ISDIR(found.st_mode):
                 os.rmdir(name, dir_fd=parent)
@@ -155,9 +212,25 @@ class Files(Driver):
                 os.unlink(name, dir_fd=parent)
             os.fsync(parent)
 
+    def _text(self, path: str) -> str:
+        with explained(path), self._root.parent(path) as (parent, name), regular(parent, name, os.O_RDONLY) as file:
+            content = _content(file)
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise EINVAL(f"{path}: not a text file; byte {error.start} is not UTF-8") from None
+
+    @contextmanager
+    def _below(self, path: str) -> Iterator[Iterator[_File]]:
+        """Walk through the files of a folder and its folders."""
+        names = split(path)
+        prefix = "".join(name + "/" for name in names)
+        with self._root.folder(names) as folder, closing(_walk(folder, prefix, MAX_SEARCH_DEPTH)) as found:
+            yield _bounded(found)
+
     def _writable(self, path: str, text: str = "") -> bytes:
-        if self._read_only:
-            raise EPERM(f"{path}: the device is read-only")
+        if not self._write:
+            raise EPERM(f"{path}: the device is read-only; whoever mounts it can say `write`")
         content = text.encode()
         if len(content) > MAX_FILE:
             raise EINVAL(f"{path}: a text of {len(content)} bytes; {MAX_FILE} can be written")
@@ -234,21 +307,26 @@ def _unicode(name: str) -> str:
 _PASSED_OVER = (FileNotFoundError, PermissionError)
 
 
-def _contents(folder: int, prefix: str, depth: int) -> Generator[tuple[str, bytes]]:
-    """Give path and content of the files that may be read, in the order of their names, and of those in folders."""
+class _File(NamedTuple):
+    """A regular file that a walk has come to, and the folder where it is, open until the walk goes on."""
+
+    folder: int
+    name: str
+    path: str
+    size: int
+
+
+def _walk(folder: int, prefix: str, depth: int) -> Generator[_File]:
+    """Go through the files of a folder, in the order of their names, and through those of its folders."""
     for name, found in _entries(folder):
         path = prefix + _unicode(name)
         if stat.S_ISDIR(found.st_mode):
-            yield from _contents_below(folder, name, path, depth)
-        elif stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE:
-            content = None
-            with suppress(*_PASSED_OVER), regular(folder, name, os.O_RDONLY) as file:
-                content = _content(file)
-            if content is not None:
-                yield path, content
+            yield from _walk_below(folder, name, path, depth)
+        elif stat.S_ISREG(found.st_mode):
+            yield _File(folder, name, path, found.st_size)
 
 
-def _contents_below(parent: int, name: str, path: str, depth: int) -> Generator[tuple[str, bytes]]:
+def _walk_below(parent: int, name: str, path: str, depth: int) -> Generator[_File]:
     if depth == 0:
         raise EINVAL(f"{path}: folders are nested more than {MAX_SEARCH_DEPTH} deep")
     try:
@@ -256,17 +334,25 @@ def _contents_below(parent: int, name: str, path: str, depth: int) -> Generator[
     except _PASSED_OVER:
         return
     try:
-        yield from _contents(folder, path + "/", depth - 1)
+        yield from _walk(folder, path + "/", depth - 1)
     finally:
         os.close(folder)
 
 
-def _matches(text: str, contents: Iterator[tuple[str, bytes]]) -> Iterator[Match]:
-    needle, files, size = text.encode(), 0, 0
-    for path, content in contents:
-        files, size = files + 1, size + len(content)
-        if files > MAX_SEARCH_FILES or size > MAX_SEARCH_BYTES:
-            raise EINVAL(f"{path}: too much to search through; search in a smaller folder")
+def _bounded(walk: Iterator[_File]) -> Iterator[_File]:
+    for number, file in enumerate(walk, start=1):
+        if number > MAX_SEARCH_FILES:
+            raise EINVAL(f"{file.path}: too much to search through; search in a smaller folder")
+        yield file
+
+
+def _matches(text: str, files: Iterator[_File]) -> Iterator[Match]:
+    needle, size = text.encode(), 0
+    for file in files:
+        content = _readable(file)
+        size += len(content)
+        if size > MAX_SEARCH_BYTES:
+            raise EINVAL(f"{file.path}: too much to search through; search in a smaller folder")
         if needle not in content:
             continue
         try:
@@ -276,4 +362,25 @@ def _matches(text: str, contents: Iterator[tuple[str, bytes]]) -> Iterator[Match
         for number, line in enumerate(lines, start=1):
             if (column := line.find(text)) >= 0:
                 start = max(0, column + len(text) - MAX_LINE)
-                yield Match(path=path, line=number, text=line[start : start + MAX_LINE])
+                yield Match(path=file.path, line=number, text=line[start : start + MAX_LINE])
+
+
+def _readable(file: _File) -> bytes:
+    """Give the content of a file; nothing of one that is too large, gone or not for us."""
+    if file.size <= MAX_FILE:
+        with suppress(*_PASSED_OVER), regular(file.folder, file.name, os.O_RDONLY) as opened:
+            return _content(opened)
+    return b""
+
+
+def _lines(text: str, first: int, count: int) -> Lines:
+    lines = text.removesuffix("\n").split("\n") if text else []
+    taken: list[str] = []
+    for line in lines[first - 1 : first - 1 + count]:
+        if taken and sum(map(len, taken)) + len(taken) + len(line) > MAX_TEXT:
+            break
+        taken.append(line)
+    part, after, note = "\n".join(taken), first + len(taken), ""
+    if len(part) > MAX_TEXT:  # it is one line
+        note = f"line {first} is cut: it has {len(part)} characters, which `read` gives from an offset on"
+    return Lines(text=part[:MAX_TEXT], next=after if after <= len(lines) else None, total=len(lines), note=note)

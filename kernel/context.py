@@ -1,7 +1,8 @@
 """A context: the tokens of a conversation, cut into pages, and the frames that hold the K/V of a prefix of them.
 
-Invariants: the pages are consecutive spans that cover `tokens`, except while a burst is at work on the tail; the frame
-table covers exactly the first `computed` tokens, except while a tick is in flight.
+Invariants: the resident pages are consecutive spans that cover `tokens` behind the machine's preamble, except while a
+burst is at work; the frame table covers exactly the first `computed` tokens, except while a tick is in flight. Ids grow
+with the conversation and are never used again: a page is in `pages` or in `archived`, or it is forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ class Page(NamedTuple):
     role: Role
     tokens: int
     pinned: bool
+    #: Of an archived page, its beginning: the rest is in the store.
     text: str
+    id: int
+    #: The id of the first page of the message that it is a part of.
+    message: int
+    #: The archived page that this is a copy of, brought back by `Recall`.
+    source: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -31,24 +38,42 @@ class Context:
 
     tokens: list[int] = field(default_factory=list)
     pages: list[Page] = field(default_factory=list)
+    #: What has left the window, by id.
+    archived: dict[int, Page] = field(default_factory=dict)
+    next_page: int = 0
+    #: It has rows of its own in the store.
+    filed: bool = False
     table: list[int] = field(default_factory=list)
     #: Tokens whose K/V is in the frames.
     computed: int = 0
-    #: The burst that works on it, if any.
+    #: The burst that works on it, if any; the tokens as they were, if pages have left for it.
     burst: Burst | None = None
+    before: list[int] | None = None
     #: A tick in flight names its frames.
     flying: bool = False
     #: The table as the last row had it; None after a change.
     view: tuple[int, ...] | None = None
 
+    def twin(self) -> Context:
+        """Give a copy without frames, which has nothing in the store."""
+        return Context(self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page)
+
+    def same_as(self, other: Context) -> bool:
+        """Say whether the conversations are equal, in the window and out of it."""
+        mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page) for c in (self, other))
+        return mine == theirs
+
     def image(self) -> str:
         """Give the JSON from which `from_image` makes an equal context."""
-        return to_json([self.tokens, self.pages]) if self.tokens else ""
+        if not (self.tokens or self.next_page):
+            return ""
+        return to_json([self.tokens, self.pages, list(self.archived.values()), self.next_page])
 
     @classmethod
     def from_image(cls, image: str) -> Context:
         """Make the context that `image` described; no frames."""
         if not image:
             return cls()
-        tokens, pages = from_json(image)
-        return cls(tokens, [Page(*page) for page in pages])
+        tokens, pages, archived, next_page = from_json(image)
+        records = {page.id: page for page in (Page(*record) for record in archived)}
+        return cls(tokens, [Page(*page) for page in pages], records, next_page, bool(records))

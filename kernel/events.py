@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokix.kernel.policy import Policy
     from tokix.syscalls import Syscall, SyscallError
 
 
 class Sampling(NamedTuple):
-    """How to choose a token. The choice depends on the reachable tokens, `stream` and the position alone."""
+    """How to choose a token. The choice depends on the reachable tokens, this, the position and `Row.said` alone."""
 
     stream: str
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    #: JSON of the schema that the text has to fit; none is "".
+    schema: str = ""
 
 
 class Row(NamedTuple):
@@ -33,6 +37,8 @@ class Row(NamedTuple):
     feed: list[int]
     #: None while a prompt is not yet complete.
     sampling: Sampling | None
+    #: With a schema: what the burst has generated so far, for the grammar goes on from there.
+    said: Sequence[int] = ()
 
 
 class Tick(NamedTuple):
@@ -79,9 +85,33 @@ class Prompt(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """Read the processes that are no longer in memory; answered by `Answer` with a list of ProcessInfo."""
+    """Read from the store the processes that are no longer in memory, or, with a pid, the journal of one of them.
+
+    Answered by `Answer` with a list of ProcessInfo, or of the last entries of that journal.
+    """
 
     key: str
+    pid: int | None = None
+    last: int | None = None
+
+
+class Search(NamedTuple):
+    """Find the k pages of these spaces, each a (pid, space), whose meaning is nearest to a query.
+
+    Answered by `Answer` with a list of the fields of `Recalled`, best first, the lower id first among equals.
+    """
+
+    key: str
+    spaces: tuple[tuple[int, str], ...]
+    query: str
+    k: int
+
+
+class Encode(NamedTuple):
+    """Make vectors of texts; answered by `Answer` with a list of them."""
+
+    key: str
+    texts: list[str]
 
 
 class Reply(NamedTuple):
@@ -106,7 +136,7 @@ class Report(NamedTuple):
     text: str
 
 
-Effect = Invoke | Revoke | Show | Prompt | Fetch | Reply | Hangup | Report
+Effect = Invoke | Revoke | Show | Prompt | Fetch | Search | Encode | Reply | Hangup | Report
 
 # ---- interrupts
 
@@ -119,11 +149,19 @@ class TickDone(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An Invoke or a Fetch has its result."""
+    """An Invoke, a Fetch, a Search or an Encode has its result."""
 
     key: str
     value: Any = None
     error: SyscallError | None = None
+
+
+class Embedded(NamedTuple):
+    """The vector of an archived page, by the key of its row: float32, little-endian."""
+
+    key: tuple[int, str, int]
+    encoder: str
+    data: bytes
 
 
 class Shown(NamedTuple):
@@ -174,7 +212,7 @@ class SetPolicy(NamedTuple):
     policy: Policy
 
 
-Interrupt = TickDone | Answer | Shown | Input | Attach | Trap | Detach | SetPolicy
+Interrupt = TickDone | Answer | Embedded | Shown | Input | Attach | Trap | Detach | SetPolicy
 
 
 @dataclass(slots=True)

@@ -22,9 +22,8 @@ from contextlib import suppress
 from itertools import count, islice
 from typing import Any
 
-from tokix.kernel import foreign, life, recovery, streams
+from tokix.kernel import foreign, life, pager, recovery, streams
 from tokix.kernel.calls import compute
-from tokix.kernel.calls.process import with_the_dead
 from tokix.kernel.calls.rights import needs, permit
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
@@ -34,6 +33,7 @@ from tokix.kernel.events import (
     Attached,
     Detach,
     Effect,
+    Embedded,
     Event,
     Input,
     Interrupt,
@@ -50,7 +50,7 @@ from tokix.kernel.policy import Policy
 from tokix.kernel.ports import TABLES, Machine, Programs
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.kernel.scheduler import Scheduler
-from tokix.kernel.trap import HANDLERS, REDO, WITHDRAW, not_a_call
+from tokix.kernel.trap import ANSWERED, HANDLERS, REDO, WITHDRAW, not_a_call
 from tokix.syscalls import (
     EINVAL,
     EIO,
@@ -62,7 +62,6 @@ from tokix.syscalls import (
     Gather,
     Select,
     Sleep,
-    Stat,
     Syscall,
     SyscallError,
     decode_canonical,
@@ -108,6 +107,8 @@ class Kernel:
         self.streams: dict[str, streams.Stream] = {}
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
         self.timers: list[tuple[float, int, Branch | Process, str]] = []
+        #: Branches that sleep until a tick.
+        self.sleepers: list[tuple[int, int, Branch, str]] = []
         self.many_timers = 64
         #: Notes of calls that wait, what bursts had before a restart, branches that wait for an `Answer`: all by key.
         self.started: dict[str, dict[str, Any]] = {}
@@ -135,6 +136,8 @@ class Kernel:
         self.expire()
         self.run()
         tick = self.scheduler.form()
+        while self.sleepers and not self.scheduler.flying and not self.ready:  # nothing will tick: time jumps
+            self.wake(self.sleepers[0][0])
         outcome = Outcome(tick, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
         if outcome.rows:
             self.rows = {name: {} for name in TABLES}
@@ -158,11 +161,14 @@ class Kernel:
             case TickDone(serial, tokens):
                 for burst, token in self.scheduler.done(serial, tokens):
                     compute.sampled(self, burst, token)
+                self.wake(serial)
             case Trap(pid, key, call):
                 foreign.trap(self, pid, key, call)
             case Answer(key, value, error):
                 if branch := self.invoked.pop(key, None):  # else nobody waits any more
                     self.answer(branch, value, error)
+            case Embedded(key, encoder, data):
+                pager.embedded(self, key, encoder, data)
             case Shown(stream, offset):
                 streams.shown(self, stream, offset)
             case Input(stream, text):
@@ -185,9 +191,19 @@ class Kernel:
                 life.overtime(self, who)
             elif isinstance(who.call, Sleep):
                 self.reply(who)
+            elif isinstance(who.call, Call):
+                self.withdraw(who)
+                self.reply(who, error=ETIMEDOUT(f"{who.call.device}.{who.call.op} took too long", who.key))
             else:
                 self.withdraw(who)
-                self.reply(who, error=ETIMEDOUT(who.call.name, who.key if isinstance(who.call, Call) else ""))
+                self.reply(who, error=ETIMEDOUT(who.call.name))
+
+    def wake(self, tick: int) -> None:
+        """Let those go on who sleep until a tick."""
+        while self.sleepers and self.sleepers[0][0] <= tick:
+            _, _, who, path = heapq.heappop(self.sleepers)
+            if self.due(who, path):
+                self.reply(who)
 
     def due(self, who: Branch | Process, path: str) -> bool:
         """Say whether a timer still means anything."""
@@ -445,6 +461,7 @@ class Kernel:
             self.withdraw(branch)
         if branch.ctx and not (branch.proc.foreign and branch.parent):
             self.scheduler.release(branch.ctx)
+        pager.close(self, branch)
         branch.alive = branch.blocked = False
         branch.proc.branches.pop(branch.prefix, None)
         if branch.coro:
@@ -464,7 +481,8 @@ class Kernel:
         """Decide a call that waited for the outside."""
         try:
             if error is None:
-                value = with_the_dead(self, branch, value) if isinstance(branch.call, Stat) else Encoded(to_json(value))
+                complete = ANSWERED.get(type(branch.call))
+                value = complete(self, branch, value) if complete else Encoded(to_json(value))
         except SyscallError as refusal:
             error = refusal
         except ValueError as problem:
@@ -475,12 +493,16 @@ class Kernel:
         """Give the context of a branch: its own, forked from its parent's when it is first needed."""
         if branch.ctx is None:
             if branch.parent is None:
-                branch.ctx = Context.from_image(branch.proc.image)
+                branch.ctx = Context.from_image(branch.proc.image) if branch.proc.image else self.blank()
             elif branch.proc.foreign:  # the calls of a foreign process share one
                 branch.ctx = self.context(branch.parent)
             else:
                 branch.ctx = self.scheduler.fork(self.context(branch.parent))
         return branch.ctx
+
+    def blank(self) -> Context:
+        """Give a context that has nothing but what every context begins with."""
+        return Context(self.machine.preamble())
 
     # ---- what a restart must know
 
@@ -571,6 +593,7 @@ class Kernel:
     def check(self) -> None:
         """Raise KernelBug if an invariant does not hold. Cheap enough to run when idle and after every test."""
         self.scheduler.check()
+        pager.check(self)
         waiting = {b.burst for p in self.procs.values() for b in p.branches.values() if b.burst}
         if any(burst not in waiting for burst in self.scheduler.bursts()):
             raise KernelBug("a burst runs that nobody awaits")

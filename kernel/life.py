@@ -10,8 +10,7 @@ from collections.abc import Coroutine, Mapping
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import recovery, streams
-from tokix.kernel.context import Context
+from tokix.kernel import pager, recovery, streams
 from tokix.kernel.events import Hangup
 from tokix.kernel.process import Branch, Entry, Process, State, descend
 from tokix.syscalls import (
@@ -67,6 +66,8 @@ def create(
         fds=fds,
         born=k.now,
         image=image,
+        windows=[(0, k.capacity)],
+        window=k.capacity,
         foreign=foreign,
     )
     k.procs[pid] = process
@@ -133,13 +134,17 @@ def fork(k: Kernel, b: Branch) -> int:
     )
     for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0")):
         k.append(child, entry)
+    pager.inherit_windows(k, parent, child)
     recovery.replay(k, child)
+    ctx = k.context(b)
+    if ctx.filed:
+        pager.copy(k, pager.space(b), (child.pid, ""))
     if child.root and not child.parked:
-        ctx = k.context(b)
-        if k.context(child.root).tokens != ctx.tokens:
+        if not k.context(child.root).same_as(ctx):
             recovery.park(k, child, "the replay of its log gave another context")
         else:
             child.root.ctx = k.scheduler.fork(ctx)
+            child.root.ctx.filed = ctx.filed
     child.base, child.tokens = -child.tokens, 0
     k.save(child)
     for open_branch in recovery.open_branches(child):
@@ -154,7 +159,12 @@ def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
         raise EINVAL("exec works in the root branch of a program only")
     if k.programs.get(program) is None:
         raise ENOENT(f"no program {program}")
-    ctx = Context() if fresh else k.scheduler.fork(k.context(b))
+    old = k.context(b)
+    ctx = k.blank() if fresh else k.scheduler.fork(old)
+    if old.filed and fresh:
+        pager.drop(k, process.pid)
+    ctx.filed = old.filed and not fresh
+    pager.forget_windows(k, process)
     for entry in process.log:
         k.erase("journal", (process.pid, process.epoch, entry.seq))
     k.close(b)
@@ -295,6 +305,7 @@ def end(k: Kernel, process: Process, reason: Any, value: Any = None, detail: str
 
 
 def _close(k: Kernel, process: Process) -> None:
+    pager.end(k, process)
     for b in [*process.branches.values()]:
         if b.alive:
             k.close(b)
@@ -374,6 +385,8 @@ def reap(k: Kernel, process: Process) -> None:
         for pids in (parent.children, parent.zombies):
             if pids:
                 pids.pop(process.pid, None)
+    if process.cost:
+        k.erase("kernel", (process.account,))
     if process.foreign:
         k.erase("process", (process.pid,))
         for entry in process.log:

@@ -2,7 +2,9 @@
 
 It reads the machine's vocabulary and shape, which are pure; the edge runs ticks, commits rows, calls drivers and asks
 the clock. A table of the store is a name, the columns of its key and the other columns; a row is a tuple of str, int,
-float or None in that order. `Kernel` produces rows as `{table: {key: row, or None to delete}}`.
+float, bytes or None in that order. `Kernel` produces rows as `{table: {key: row, or None to delete}}`. A key that is
+shorter than its table's stands for all rows that begin with it: None deletes them, and another such key in the place of
+a row makes them anew, as copies of the rows that begin with that one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 #: A program: called with the arguments of its `Spawn`, it gives the coroutine of a process.
 Program = Callable[..., Coroutine[Any, Any, Any]]
 
-Scalar = str | int | float | None
+Scalar = str | int | float | bytes | None
 Key = tuple[Scalar, ...]
 Rows = Mapping[str, Mapping[Key, tuple[Scalar, ...] | None]]
 
@@ -26,7 +28,7 @@ class Table(NamedTuple):
     """The columns of a table with their types; the first `keys` of them are its key."""
 
     keys: int
-    columns: dict[str, type[int] | type[str] | type[float]]
+    columns: dict[str, type[int] | type[str] | type[float] | type[bytes]]
 
 
 #: The tables of the store. Columns that hold structure hold canonical JSON.
@@ -61,17 +63,31 @@ TABLES: dict[str, Table] = {
     "stream": Table(1, {"name": str, "note": str}),
     "chunk": Table(2, {"stream": str, "offset": int, "pid": int, "fd": int, "text": str}),
     "kernel": Table(1, {"name": str, "value": str}),
+    # What has left the windows: see `pager` for the space of a page. A vector is float32, little-endian.
+    "page": Table(3, {"pid": int, "space": str, "id": int, "message": int, "role": str, "tokens": int, "text": str}),
+    "vector": Table(3, {"pid": int, "space": str, "id": int, "encoder": str, "data": bytes}),
 }
+#: Tables that stay in the store: a kernel does not load them, the edge reads in them.
+ARCHIVE = ("page", "vector")
 
 
 class Store(Protocol):
     """The truth. One kernel at a time has it open."""
 
     def load(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Give all rows that a kernel needs at boot, by table: nothing of the processes that were reaped."""
+        """Give all rows that a kernel needs at boot, by table: nothing of the dead, and nothing of the archive."""
 
     def dead(self) -> list[tuple[Any, ...]]:
         """Give the rows of `process` that were reaped, oldest first."""
+
+    def journal(self, pid: int, last: int | None = None) -> list[tuple[Any, ...]]:
+        """Give the rows of `journal` of one process, oldest first; all of them, or the last."""
+
+    def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
+        """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
+
+    def unembedded(self, encoder: str) -> list[Key]:
+        """Give the keys of all pages without a vector of this encoder."""
 
     def commit(self, rows: Rows) -> None:
         """Make the rows durable, all or none; raises if that is not certain."""
@@ -85,6 +101,9 @@ class Vocabulary(Protocol):
 
     #: Sampling one of these ends a burst; it is not part of the text.
     stops: frozenset[int]
+
+    def preamble(self) -> list[int]:
+        """Give the tokens that every context begins with; often none."""
 
     def render(self, role: Role, text: str) -> list[int]:
         """Give the tokens of a page, with the marks of the chat template. Raises nothing."""
@@ -101,10 +120,15 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """Give the UTF-8 bytes of a token; the pieces of a text join to it."""
 
+    def refuse(self, schema: str) -> str:
+        """Say why the output cannot be held to a JSON schema; "" if it can."""
+
 
 class Machine(Vocabulary, Protocol):
     """Model, weights and backend."""
 
+    #: Which model it is: a state directory belongs to one, for its tokens mean nothing to another.
+    name: str
     #: How many frames its memory has.
     frames: int
     #: How many tokens one context can have.
@@ -112,6 +136,17 @@ class Machine(Vocabulary, Protocol):
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick, in the order of submission; gives a token per row, None where the row does not sample."""
+
+
+class Encoder(Protocol):
+    """Text to vectors of length 1, whose products say how near two texts are in meaning."""
+
+    #: Vectors of encoders with different names cannot be compared.
+    name: str
+    dimensions: int
+
+    def embed(self, texts: list[str]) -> list[list[float]]:
+        """Give a vector for each text; pure. It runs on the machine's thread."""
 
 
 class Driver(Protocol):

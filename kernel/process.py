@@ -11,13 +11,16 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.scheduler import Burst
 from tokix.syscalls import ExitStatus, Limits
 from tokix.syscalls.base import to_json
+
+if TYPE_CHECKING:
+    from tokix.kernel.pager import Plan
 
 
 class State(StrEnum):
@@ -97,6 +100,8 @@ class Branch:
     #: How many of them have not ended.
     left: int = 0
     burst: Burst | None = None
+    #: What the burst does to the window of pages when it succeeds.
+    plan: Plan | None = None
 
     @property
     def key(self) -> str:
@@ -124,6 +129,10 @@ class Process:
     #: The context at the last `Exec`, and the tokens charged until then.
     image: str = ""
     base: int = 0
+    #: The windows that it has had, each from an entry of the log on; which one counts now; whether a row says so.
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    window: int = 0
+    resized: bool = False
     stopped: bool = False
     status: ExitStatus | None = None
     #: Its calls come from outside, over `Trap`.
@@ -143,6 +152,8 @@ class Process:
     #: Tokens charged, and those that bursts in flight may still use.
     tokens: int = 0
     reserved: int = 0
+    #: What its calls of devices have cost.
+    cost: int = 0
     # What few processes have is made when it is needed: an idle process costs a few kilobytes.
     mailbox: deque[Mail] | None = None
     #: Branches that wait to receive from the mailbox; those that wait to send to it, with the JSON of the body.
@@ -159,6 +170,11 @@ class Process:
     #: Pipes that it has an end of, and pipes that are named after it.
     pipes: set[str] | None = None
     made: set[str] | None = None
+
+    @property
+    def account(self) -> str:
+        """Name the row of the table `kernel` that holds its cost, until it is waited for."""
+        return f"cost:{self.pid}"
 
     def move(self, state: State) -> None:
         """Change the state; raises KernelBug if the table of transitions does not have it."""

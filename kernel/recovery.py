@@ -13,7 +13,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import life, streams
+from tokix.kernel import life, pager, streams
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import TABLES
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
@@ -33,6 +33,12 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
         _load(k, rows)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KernelBug(f"the store has rows that make no sense: {error!r}") from error
+    meta: dict[str, str] = dict(rows["kernel"])
+    if meta.get("model") != k.machine.name:
+        k.put("kernel", ("model",), ("model", k.machine.name))
+    resized = meta.get("window") != str(k.capacity)
+    if resized:
+        k.put("kernel", ("window",), ("window", str(k.capacity)))
     if k.next_pid == 1:
         k.put("kernel", ("seed",), ("seed", str(k.seed)))
         program, args = init
@@ -46,6 +52,8 @@ def recover(k: Kernel, rows: Loaded, init: tuple[str, list[Any]], suspects: Mapp
             park(k, process, suspects[process.pid])
         else:
             replay(k, process)
+        if resized or not process.parked:
+            pager.adopt(k, process)
     _miss(k, rows["started"])
     calls = [b for p in living if not p.parked for b in open_branches(p)]
     calls.sort(key=lambda b: k.started.get(b.key, {}).get("order", inf))  # who waited in line keeps the place
@@ -80,8 +88,10 @@ def _replay(k: Kernel, process: Process) -> str:
     assert process.root
     k.resume(process.root)
     for entry in process.log:
+        pager.resize(k, process, entry.seq)
         branch = process.branches.get(entry.path[: entry.path.rfind(".") + 1])
         if branch is None and entry.path[: entry.path.rfind(".") + 1] in (process.prefixes or ()):
+            pager.drop(k, *pager.space_of(process, entry.path[: entry.path.rfind(".") + 1]))
             continue  # its branch was cancelled before this could be delivered
         if branch is None:
             return difference(entry.path, entry.call, _now_at(process.root))
@@ -95,6 +105,7 @@ def _replay(k: Kernel, process: Process) -> str:
         if entry.ok:
             k.redo(branch, branch.call, value)
         k.resume(branch, value, failure)
+    pager.resize(k, process, len(process.log))
     for branch in process.branches.values():
         begun = k.started.get(branch.key)
         if begun is not None and branch.blocked and begun.get("call", branch.text) != branch.text:
@@ -140,9 +151,11 @@ def _redo_foreign(k: Kernel, process: Process) -> None:
     process.move(State.BLOCKED)
     process.outcomes = {entry.path: entry for entry in process.log}
     for entry in process.log:
+        pager.resize(k, process, entry.seq)
         call = decode_canonical(entry.call)
         if entry.ok:
             k.redo(process.root, call, call.reply.validate_json(entry.value))
+    pager.resize(k, process, len(process.log))
 
 
 def open_branches(process: Process) -> list[Branch]:
@@ -188,8 +201,10 @@ def _load(k: Kernel, rows: Loaded) -> None:
     k.serial = count(1 + max((note.get("order", 0) for note in k.started.values()), default=0))
     for row in sorted(rows["process"]):
         process = _process(dict(zip(TABLES["process"].columns, row, strict=True)))
+        process.cost = int(meta.get(process.account, 0))
         k.procs[process.pid] = process
     for process in k.procs.values():
+        pager.load_windows(k, process, meta)
         _join(k, process)
         if process.root and process.image:
             k.context(process.root)

@@ -266,7 +266,9 @@ class Scheduler:
             view = ctx.view
             if view is None:
                 view = ctx.view = tuple(table)
-            rows.append(Row(view, start, tokens[start:end], burst.sampling if end == len(tokens) else None))
+            sampling = burst.sampling if end == len(tokens) else None
+            said = tokens[burst.prompt :] if sampling and sampling.schema else ()
+            rows.append(Row(view, start, tokens[start:end], sampling, said))
             flying.append((burst, end - start))
             ctx.flying = True
         return rows, copies
@@ -476,7 +478,8 @@ class Scheduler:
     def fork(self, ctx: Context) -> Context:
         """Give a copy that shares all frames."""
         covered = frames_for(ctx.computed)
-        twin = Context(ctx.tokens.copy(), ctx.pages.copy(), ctx.table[:covered], ctx.computed)
+        twin = ctx.twin()
+        twin.table, twin.computed = ctx.table[:covered], ctx.computed
         if twin.table:
             self.pool.share(twin.table)
             self.resident[twin] = None

@@ -2,12 +2,14 @@
 
 A stream is a durable queue of text with offsets. Pipes join processes; `tty:out` is read by the outside, which
 acknowledges what it has shown, and after a restart gets the rest again, with the same offsets; `tty:in` is written by
-the outside. A pipe ends for its readers when the last writer has closed it, and breaks for its writers when the last
-reader is gone. A full stream makes writers wait; the text of a burst is never held up.
+the outside. There can be more terminals, `tty:NAME:in` and `tty:NAME:out`: they are there for as long as somebody is on
+them, or something is not shown. A pipe ends for its readers when the last writer has closed it, and breaks for its
+writers when the last reader is gone. A full stream makes writers wait; the text of a burst is never held up.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +30,9 @@ CAPACITY = 65536
 TTY_IN, TTY_OUT, NULL_STREAM = "tty:in", "tty:out", "null"
 INIT_FDS: Mapping[int, str] = {0: NULL_STREAM, 1: TTY_OUT, 2: TTY_OUT}
 TTY_FDS: Mapping[int, str] = {0: TTY_IN, 1: TTY_OUT, 2: TTY_OUT}
+#: Streams that are always there: nobody keeps count of who has an end of them.
+_UNCOUNTED = {NULL_STREAM, TTY_IN, TTY_OUT}
+_TERMINAL = re.compile("tty:([A-Za-z0-9_.-]{1,64})")
 
 
 class Chunk(NamedTuple):
@@ -47,7 +52,7 @@ class Stream:
     chunks: deque[Chunk] = field(default_factory=deque)
     size: int = 0
     next: int = 0
-    #: Pids with an end of a pipe, and whether there ever was one; of the terminal nobody keeps count.
+    #: Pids with an end of it, and whether there ever was one.
     readers: set[int] = field(default_factory=set)
     writers: set[int] = field(default_factory=set)
     read: bool = False
@@ -64,6 +69,11 @@ class Stream:
         return self.name.startswith("pipe:")
 
     @property
+    def visible(self) -> bool:
+        """What is written to it is for the outside."""
+        return self.name.startswith("tty:") and self.name.endswith(":out")
+
+    @property
     def ended(self) -> bool:
         """No more text will come."""
         return self.eof or (self.pipe and self.written and not self.writers)
@@ -75,14 +85,16 @@ class Stream:
 
 
 def target(process: Process, fd: int, spec: str) -> str:
-    """Give the name of the stream that `Spawn` means by `tty`, `null` or `pipe:NAME`; raises EINVAL."""
+    """Give the name of the stream that `Spawn` means by `tty`, `tty:NAME`, `null` or `pipe:NAME`; raises EINVAL."""
     if spec == "tty":
         return TTY_FDS.get(fd, TTY_OUT)
+    if _TERMINAL.fullmatch(spec):
+        return f"{spec}:out" if fd else f"{spec}:in"
     if spec == "null":
         return NULL_STREAM
     kind, _, name = spec.partition(":")
     if kind != "pipe" or not name:
-        raise EINVAL(f"descriptor {fd}: {spec!r} is not tty, null or pipe:NAME")
+        raise EINVAL(f"descriptor {fd}: {spec!r} is not tty, tty:NAME, null or pipe:NAME")
     return f"pipe:{process.pid}:{name}"
 
 
@@ -100,10 +112,11 @@ def inherited(k: Kernel, parent: Process) -> Mapping[int, str]:
 
 
 def open_ends(k: Kernel, process: Process) -> None:
-    """A new process has an end of every pipe among its descriptors: 0 is for reading."""
+    """A new process has an end of every stream among its descriptors: 0 is for reading."""
     for fd, name in process.fds.items():
-        if name.startswith("pipe:"):
-            own(k, name)
+        if name not in _UNCOUNTED:
+            if name.startswith("pipe:"):
+                own(k, name)
             join(k, process, get(k, name), writes=fd != 0)
 
 
@@ -115,9 +128,9 @@ def own(k: Kernel, name: str) -> None:
 
 
 def join(k: Kernel, process: Process, stream: Stream, writes: bool) -> None:
-    """Count a process among the readers or the writers of a pipe."""
+    """Count a process among the readers or the writers of a stream."""
     pids = stream.writers if writes else stream.readers
-    if not stream.pipe or process.pid in pids:
+    if stream.name in _UNCOUNTED or process.pid in pids:
         return
     pids.add(process.pid)
     stream.written, stream.read = stream.written or writes, stream.read or not writes
@@ -142,14 +155,14 @@ def close_ends(k: Kernel, process: Process) -> None:
 
 
 def settle(k: Kernel, stream: Stream) -> None:
-    """An end was closed: who waits for the other side goes on; a pipe that nobody can reach goes away."""
+    """An end was closed: who waits for the other side goes on; a stream that nobody can reach goes away."""
     finish(k, stream)
     if stream.broken:
         while stream.waiting_writers:
             k.reply(stream.waiting_writers.popleft(), error=EPIPE("nobody reads any more"))
-    owner = k.procs.get(int(stream.name.split(":")[1]))
-    reachable = stream.readers or stream.writers or (owner and not owner.status and not stream.broken)
-    if reachable:
+    owner = k.procs.get(int(stream.name.split(":")[1])) if stream.pipe else None
+    unseen = stream.visible and stream.chunks
+    if stream.readers or stream.writers or unseen or (owner and not owner.status and not stream.broken):
         return save(k, stream)
     for chunk in stream.chunks:
         k.erase("chunk", (stream.name, chunk.offset))
@@ -179,7 +192,7 @@ def read(k: Kernel, b: Branch, c: Read) -> object:
     if stream.ended and not stream.chunks:
         return ""
     stream.waiting_readers.append(b)
-    if stream.name == TTY_IN:
+    if not stream.pipe:
         k.effects.append(Prompt(stream.name))
     return k.until(b, c.timeout)
 
@@ -258,7 +271,7 @@ def push(k: Kernel, stream: Stream, pid: int, fd: int, text: str) -> None:
     stream.size += len(text)
     stream.chunks.append(chunk)
     k.insert("chunk", (stream.name, chunk.offset), (stream.name, *chunk))
-    if stream.name == TTY_OUT:
+    if stream.visible:
         k.effects.append(Show(stream.name, *chunk))
     save(k, stream)
     for reader in tuple(stream.waiting_readers):
@@ -295,18 +308,24 @@ def drain(k: Kernel, stream: Stream, characters: int) -> None:
 
 def shown(k: Kernel, name: str, offset: int) -> None:
     """The outside has what came up to an offset."""
-    stream = get(k, name)
+    stream = k.streams.get(name)
+    if stream is None:
+        return
     characters = 0
     while stream.chunks and stream.chunks[0].offset <= offset:
         chunk = stream.chunks.popleft()
         k.erase("chunk", (name, chunk.offset))
         characters += len(chunk.text)
     drain(k, stream, characters)
+    if name not in _UNCOUNTED and not stream.writers:
+        settle(k, stream)
 
 
 def feed(k: Kernel, name: str, text: str | None) -> None:
-    """Text, or its end, comes in from the outside."""
-    stream = get(k, name)
+    """Text, or its end, comes in from the outside; for a terminal that nobody is on any more, it is dropped."""
+    stream = get(k, name) if name == TTY_IN else k.streams.get(name)
+    if stream is None:
+        return
     if text:
         push(k, stream, 0, 0, text)
     elif text is None:
@@ -340,5 +359,5 @@ def recover(k: Kernel, notes: list[tuple[Any, ...]], chunks: list[tuple[Any, ...
         stream = get(k, name)
         stream.chunks.append(chunk)
         stream.size += len(chunk.text)
-        if name == TTY_OUT:
+        if stream.visible:
             k.effects.append(Show(name, *chunk))

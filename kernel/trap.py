@@ -2,6 +2,7 @@
 
 HANDLERS   `handler(kernel, branch, call)` gives the reply or BLOCKED, or raises a SyscallError
 WITHDRAW   takes back a call that waits
+ANSWERED   `answered(kernel, branch, value)` makes the reply of what the edge gave; others reply that as it is
 REDO       repeats, in a replay, what a call that succeeded changed in what only the log remembers
 """
 
@@ -10,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokix.kernel.calls import compute, concurrency, device, memory, messages, process, rights, time
+from tokix.kernel.calls import compute, concurrency, device, memory, messages, process, rights, system, time
 from tokix.kernel.errors import KernelBug
-from tokix.syscalls import CALLS
+from tokix.syscalls import CALLS, Recall, Stat
 
-_FAMILIES = (process, compute, memory, device, messages, concurrency, rights, time)
+_FAMILIES = (process, compute, memory, device, messages, concurrency, rights, time, system)
 
 HANDLERS: dict[type, Callable[..., Any]] = {call: f for family in _FAMILIES for call, f in family.HANDLERS.items()}
 WITHDRAW: dict[type, Callable[..., None]] = {
-    call: f for family in (process, compute, device, messages) for call, f in family.WITHDRAW.items()
+    call: f for family in (process, compute, memory, device, messages, system) for call, f in family.WITHDRAW.items()
 }
+ANSWERED: dict[type, Callable[..., Any]] = {Stat: process.with_the_dead, Recall: memory.recalled}
 REDO: dict[type, Callable[..., None]] = {call: f for family in (compute, memory) for call, f in family.REDO.items()}
 
 if set(HANDLERS) != set(CALLS):

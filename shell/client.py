@@ -48,6 +48,13 @@ class TooLong(Exception):
     """A line has more bytes than it may have."""
 
 
+def cause(problem: BaseException) -> BaseException:
+    """Give the first of several problems that have one cause: the kernel is gone, or nobody reads the output."""
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem
+
+
 class Client(Protocol):
     """What both kinds of foreign processes can do: those behind a socket, and those beside the kernel."""
 
@@ -74,7 +81,7 @@ async def connect(folder: Path, program: str) -> AsyncIterator[SocketClient]:
                 end.connect(path)
             client = await SocketClient.attach(Wire(end), program)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, Gone):  # or it was about to end
-            raise NoKernel(f"no kernel runs on {folder}") from None
+            raise NoKernel(f"no kernel runs on {folder}; `tokix sh` or `tokix run` starts one") from None
         yield client
 
 

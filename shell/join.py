@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import anyio
 
-from tokix.shell.client import Client
+from tokix.shell.client import Client, cause
 from tokix.syscalls import EBADF, EPIPE, ESRCH, ExitStatus, Kill, Read, Signal, Spawn, Wait, Write
 
 #: Gives a piece of the standard input, "" at its end; writes text to a descriptor.
@@ -35,11 +35,8 @@ async def join(client: Client, spawn: Spawn, source: Source, sink: Sink) -> Exit
                 copies.start_soon(copy, client, "pipe:err", 2, sink)
                 status = await client.call(Wait(pid=pid))
             beside.cancel_scope.cancel()
-    except BaseExceptionGroup as problems:  # all have one cause: the kernel is gone, or nobody reads the output
-        problem: BaseException = problems
-        while isinstance(problem, BaseExceptionGroup):
-            problem = problem.exceptions[0]
-        raise problem from None
+    except BaseExceptionGroup as problems:
+        raise cause(problems) from None
     return status
 
 

@@ -1,44 +1,104 @@
-"""The process table for people, for other programs, and as JSON."""
+"""What commands have found out: a table for people, lines with tabs for other programs, or JSON."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
 
-from tokix.syscalls import ProcessInfo
-from tokix.syscalls.base import codec, to_json
+from tokix.syscalls import DeviceInfo, LogEntry, OpInfo, PageInfo, ProcessInfo, Recalled, SchedInfo
+from tokix.syscalls.base import Value, codec, to_json
 
-COLUMNS = ("PID", "PPID", "STATE", "NICE", "TOKENS", "PROGRAM", "ARGS", "ON")
-_NUMBERS = {"PID", "PPID", "NICE", "TOKENS"}
-_JSON = codec(list[ProcessInfo])
-
-
-def as_json(processes: Iterable[ProcessInfo]) -> str:
-    """Give a JSON list of ProcessInfo."""
-    return str(_JSON.dump_json(list(processes), indent=2).decode())
+_JSON = codec(Any)
+_STATE = frozenset({"STATE"})
 
 
-def as_lines(processes: Iterable[ProcessInfo]) -> Iterable[str]:
-    """Give a header and a line for each process, with a tab between two columns."""
-    yield "\t".join(COLUMNS)
-    for process in processes:
-        yield "\t".join(cells(process))
+@dataclass(slots=True)
+class Table:
+    """Rows of text under names. Names in `numbers` are aligned to the right and never cut."""
+
+    columns: Sequence[str]
+    rows: list[list[str]]
+    #: What `--json` shows.
+    data: Any
+    numbers: frozenset[str] = frozenset()
+    #: Names of columns that are never folded.
+    fixed: frozenset[str] = frozenset()
+    #: Cut lines that are too long for the terminal, instead of folding them.
+    cut: bool = False
 
 
-def show(processes: Iterable[ProcessInfo]) -> None:
-    """Print a table as wide as the terminal."""
+@dataclass(slots=True)
+class Result:
+    """What came of a command: what it shows, if anything, what it complains of, and its exit code."""
+
+    table: Table | None = None
+    #: What `--json` shows where people see nothing.
+    data: Any = None
+    complaints: list[str] = field(default_factory=list)
+    code: int = 0
+
+
+def render(result: Result, *, json: bool, width: int | None) -> str:
+    """Give the text that a command prints. A width is that of a terminal, where people want a table."""
+    if json:
+        return as_json(result.table.data if result.table else result.data)
+    if result.table is None:
+        return ""
+    return as_lines(result.table) if width is None else as_table(result.table, width)
+
+
+def as_json(data: Any) -> str:
+    plain = (
+        [item.model_dump(mode="json") if isinstance(item, Value) else item for item in data] if _many(data) else data
+    )
+    return str(_JSON.dump_json(plain, indent=2).decode()) + "\n"
+
+
+def _many(data: Any) -> bool:
+    return isinstance(data, (list, tuple))
+
+
+def as_lines(table: Table) -> str:
+    """Give a header and a line for each row, with a tab between two columns."""
+    return "".join("\t".join(row) + "\n" for row in (table.columns, *table.rows))
+
+
+def as_table(table: Table, width: int) -> str:
+    """Give a table as wide as the terminal."""
     from rich.console import Console  # which takes longer to load than all the rest
-    from rich.table import Table
+    from rich.table import Table as Drawing
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        number = column in _NUMBERS
-        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for process in processes:
-        here = process.program.removeprefix(f"{os.getcwd()}{os.sep}")
-        table.add_row(*map(Text, cells(process.model_copy(update={"program": here}))))
-    Console(highlight=False).print(table)
+    drawing = Drawing(box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        number = column in table.numbers
+        drawing.add_column(
+            column,
+            justify="right" if number else "left",
+            no_wrap=number or table.cut or column in table.fixed,
+            overflow="ellipsis" if table.cut else "fold",
+        )
+    for row in table.rows:
+        cells = zip(table.columns, row, strict=True)
+        drawing.add_row(*(Text(brief(cell) if column == "PROGRAM" else cell) for column, cell in cells))
+    page = StringIO()
+    console = Console(file=page, force_terminal=True, width=width, highlight=False)
+    console.print(drawing)
+    return page.getvalue()
+
+
+# ---- what there is to show
+
+
+def of_processes(processes: Iterable[ProcessInfo]) -> Table:
+    found = list(processes)
+    columns = ("PID", "PPID", "STATE", "NICE", "TOKENS", "PROGRAM", "ARGS", "ON")
+    return Table(
+        columns, [cells(process) for process in found], found, frozenset({"PID", "PPID", "NICE", "TOKENS"}), _STATE
+    )
 
 
 def cells(process: ProcessInfo) -> list[str]:
@@ -50,5 +110,85 @@ def cells(process: ProcessInfo) -> list[str]:
         on = f"{status.reason} {to_json(status.value) if status.reason == 'exit' else status.detail}"
     return [
         *(str(process.pid), str(process.ppid), process.state, str(process.nice), tokens),
-        *(process.program, " ".join(map(to_json, process.args)), " ".join(on.split())),
+        *(process.program, " ".join(map(to_json, process.args)), one_line(on)),
     ]
+
+
+def brief(program: str) -> str:
+    """Name a program relative to the current folder."""
+    return program.removeprefix(f"{os.getcwd()}{os.sep}")
+
+
+def of_journal(entries: Sequence[LogEntry], cut: bool) -> Table:
+    rows = [[entry.path, one_line(entry.call), outcome(entry)] for entry in entries]
+    return Table(("PATH", "CALL", "OUTCOME"), rows, list(entries), cut=cut)
+
+
+def outcome(entry: LogEntry) -> str:
+    """Say what a call came to: its reply, or the error as it is raised."""
+    if entry.ok:
+        return one_line(entry.value)
+    from tokix.syscalls.errors import decode_error
+
+    return one_line(str(decode_error(entry.value)))
+
+
+def of_devices(devices: Sequence[DeviceInfo]) -> Table:
+    rows = [
+        [f"{device.name}.{op.name}", op.effect, str(op.cost), parameters(op), one_line(op.doc)]
+        for device in devices
+        for op in device.ops
+    ]
+    columns = ("OP", "EFFECT", "COST", "PARAMETERS", "WHAT IT DOES")
+    return Table(columns, rows, list(devices), frozenset({"COST"}), frozenset({"OP", "EFFECT"}))
+
+
+def parameters(op: OpInfo) -> str:
+    """Write a schema as one writes a function: `path: string, offset: integer = 0`."""
+    known = op.parameters.get("properties", {})
+    return ", ".join(
+        f"{name}: {_kind(schema)}" + (f" = {to_json(schema['default'])}" if "default" in schema else "")
+        for name, schema in known.items()
+    )
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    either = [_kind(one) for one in schema.get("anyOf", ())]
+    return " | ".join(either) or str(schema.get("type") or schema.get("$ref", "any").rpartition("/")[2])
+
+
+def of_pages(pages: list[PageInfo]) -> Table:
+    rows = [
+        [
+            str(page.id),
+            page.role,
+            str(page.tokens),
+            "window" if page.resident else "archive",
+            _mark(page),
+            one_line(page.text),
+        ]
+        for page in pages
+    ]
+    columns = ("PAGE", "ROLE", "TOKENS", "WHERE", "", "TEXT")
+    return Table(columns, rows, list(pages), frozenset({"PAGE", "TOKENS"}), frozenset({"WHERE", "ROLE", ""}), cut=True)
+
+
+def _mark(page: PageInfo) -> str:
+    return "pinned" if page.pinned else "" if page.recalled is None else f"recalled {page.recalled}"
+
+
+def of_recalled(found: list[Recalled]) -> Table:
+    rows = [[str(page.id), page.role, str(page.tokens), f"{page.score:.3f}", one_line(page.text)] for page in found]
+    columns = ("PAGE", "ROLE", "TOKENS", "SCORE", "TEXT")
+    return Table(columns, rows, list(found), frozenset({"PAGE", "TOKENS", "SCORE"}))
+
+
+def of_schedule(info: SchedInfo) -> Table:
+    quantum = "-" if info.quantum is None else str(info.quantum)
+    row = [info.policy, quantum, str(info.lanes), str(info.running), str(info.waiting)]
+    columns = ("POLICY", "QUANTUM", "LANES", "RUNNING", "WAITING")
+    return Table(columns, [row], info.model_dump(mode="json"), frozenset(columns[1:]))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -6,9 +6,10 @@ using the same object again; `tables` may be read by anybody.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from tokix.kernel.ports import TABLES, Key, Rows, Scalar
+from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
 from tokix.storage.rows import OPEN, StoreError, check
 
 #: SQLite's integers have 64 bits.
@@ -25,7 +26,7 @@ class MemoryStore:
         """Give the rows that a kernel needs at boot, by table, in the order of their keys."""
         alive = {key for key, row in self.tables["process"].items() if not _reaped(row)}
         reaped = self.tables["process"].keys() - alive
-        give: dict[str, dict[Key, tuple[Scalar, ...]]] = dict(self.tables)
+        give = {name: rows for name, rows in self.tables.items() if name not in ARCHIVE}
         give["process"] = {key: row for key, row in give["process"].items() if key in alive}
         give["journal"] = {key: row for key, row in give["journal"].items() if _owner("journal", row) in alive}
         for name in OPEN:
@@ -38,6 +39,22 @@ class MemoryStore:
         """Give the rows of reaped processes, oldest pid first."""
         return [row for _, row in sorted(self.tables["process"].items()) if _reaped(row)]
 
+    def journal(self, pid: int, last: int | None = None) -> list[tuple[Any, ...]]:
+        """Give the rows of the journal of one process, oldest first; all of them, or the last."""
+        found = [row for _, row in sorted(self.tables["journal"].items()) if _owner("journal", row) == (pid,)]
+        return found[-last:] if last else found
+
+    def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
+        """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
+        rows = self.tables[table]
+        keys = sorted(key for key in rows if key[: len(prefix)] == prefix and (after is None or key > after))
+        return [rows[key] for key in (keys if limit < 0 else keys[:limit])]
+
+    def unembedded(self, encoder: str) -> list[Key]:
+        """Give the keys of all pages without a vector of this encoder."""
+        place, vectors = _place("vector", "encoder"), self.tables["vector"]
+        return [key for key in sorted(self.tables["page"]) if key not in vectors or vectors[key][place] != encoder]
+
     def commit(self, rows: Rows) -> None:
         """Keep the rows, all or none; raises StoreError for rows that SQLite would refuse."""
         check(rows)
@@ -45,11 +62,27 @@ class MemoryStore:
             for key, row in changes.items():
                 _check_values(row or key)
         for name, changes in rows.items():
+            self._change_many(name, {key: row for key, row in changes.items() if len(key) < TABLES[name].keys})
             for key, row in changes.items():
+                if len(key) < TABLES[name].keys:
+                    continue
                 if row is None:
                     self.tables[name].pop(key, None)
                 else:
                     self.tables[name][key] = row
+
+    def _change_many(self, name: str, changes: Mapping[Key, tuple[Scalar, ...] | None]) -> None:
+        """Make copies, then delete: what is copied is what was there before."""
+        table = self.tables[name]
+        for target, source in changes.items():
+            if source is not None:
+                width = len(source)
+                copies = [target + row[width:] for key, row in table.items() if key[:width] == source]
+                table.update({row[: TABLES[name].keys]: row for row in copies})
+        for prefix, source in changes.items():
+            if source is None:
+                for key in [key for key in table if key[: len(prefix)] == prefix]:
+                    del table[key]
 
     def close(self) -> None:
         """Do nothing: the rows are there for the next kernel."""

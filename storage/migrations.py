@@ -21,8 +21,20 @@ _APPLICATION = 0x746F6B78
 #: Changes tables and rows from one version to the next, inside the transaction of its caller.
 Step = Callable[[Connection], object]
 
+
+def _archive(connection: Connection) -> None:
+    """Add what has left the windows of processes, and its vectors."""
+    key = "pid INTEGER NOT NULL, space TEXT NOT NULL, id INTEGER NOT NULL"
+    columns = {
+        "page": "message INTEGER, role TEXT, tokens INTEGER, text TEXT",
+        "vector": "encoder TEXT, data BLOB",
+    }
+    for name, rest in columns.items():
+        connection.exec_driver_sql(f"CREATE TABLE {name} ({key}, {rest}, PRIMARY KEY (pid, space, id))")
+
+
 #: The n-th makes version n + 2 of version n + 1. Append only; each is SQL text, for the schema it knew will change.
-STEPS: tuple[Step, ...] = ()
+STEPS: tuple[Step, ...] = (_archive,)
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -8,6 +8,7 @@ What is wanted at boot costs what lives, not what ever lived:
 - `process`: all that are not reaped;
 - `journal`: those of the processes that are given;
 - `started`, `partial`, `message`, `signal`: what is still open, unless its process is reaped;
+- `page`, `vector`: nothing; they are read when they are wanted;
 - the other tables whole. A chunk outlives the process that wrote it: the outside may not have seen it yet.
 """
 
@@ -33,7 +34,9 @@ def check(rows: Rows) -> None:
         keys, columns = TABLES[name]
         width, floats = len(columns), _floats(name)
         for key, row in changes.items():
-            if row is None:
+            if len(key) < keys:
+                good = _all_of(name, key) and (row is None or (len(row) == len(key) and _all_of(name, row)))
+            elif row is None:
                 good = _fits(name, tuple(map(type, key)), keys)
             else:
                 good = row[:keys] == key and _fits(name, tuple(map(type, row)), width)
@@ -55,6 +58,11 @@ def _fits(name: str, types: tuple[type, ...], count: int) -> bool:
         given is kind or (given is type(None) and place >= keys)
         for place, (given, kind) in enumerate(zip(types, columns.values(), strict=False))
     )
+
+
+def _all_of(name: str, prefix: Key) -> bool:
+    """Tell if these values are the beginning of a key of the table."""
+    return bool(prefix) and _fits(name, tuple(map(type, prefix)), len(prefix))
 
 
 @cache

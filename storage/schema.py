@@ -6,11 +6,13 @@ BLOB is not a TEXT, in SQLite as in Python, so no text that a program could writ
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ClauseElement,
     Column,
+    ColumnElement,
     Delete,
     Float,
     Index,
@@ -27,11 +29,12 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    tuple_,
     union_all,
 )
 from sqlalchemy.dialects import sqlite
 
-from tokix.kernel.ports import TABLES
+from tokix.kernel.ports import ARCHIVE, TABLES
 from tokix.storage.rows import OPEN
 
 #: Text of more characters than this goes to `blob`, in the columns that can hold such text.
@@ -43,7 +46,7 @@ _LARGE = {
     "message": ("body",),
     "chunk": ("text",),
 }
-_TYPES = {int: Integer, str: Text, float: Float}
+_TYPES = {int: Integer, str: Text, float: Float, bytes: LargeBinary}
 
 METADATA = MetaData()
 
@@ -63,7 +66,8 @@ def _define(name: str) -> Table:
 
     A single integer key is the rowid itself. Other keys make a WITHOUT ROWID table, which has one tree instead of two;
     but not the journal: a commit has rows of many processes, each in another leaf of such a tree, and whole pages go to
-    the log (100 rows of 50 processes: 1000 µs, against 540 µs where only the small index is scattered).
+    the log (100 rows of 50 processes: 1000 µs, against 540 µs where only the small index is scattered). And not the
+    archive: such a tree keeps a quarter of a page of a row at most, and the rest elsewhere.
     """
     keys, columns = TABLES[name]
     integer = keys == 1 and next(iter(columns.values())) is int
@@ -74,7 +78,7 @@ def _define(name: str) -> Table:
             Column(column, _TYPES[kind], primary_key=place < keys, autoincrement=False)
             for place, (column, kind) in enumerate(columns.items())
         ),
-        sqlite_with_rowid=integer or name == "journal",
+        sqlite_with_rowid=integer or name in ("journal", *ARCHIVE),
     )
 
 
@@ -101,6 +105,37 @@ def _put(table: Table) -> str:
 
 def _drop(table: Table) -> str:
     return _sql(delete(table).where(and_(*(c == bindparam(c.name) for c in table.primary_key.columns))))
+
+
+@cache
+def drop_many(name: str, width: int) -> str:
+    """Give the SQL that deletes the rows whose key begins with so many values."""
+    table = _TABLES[name]
+    return _sql(delete(table).where(*_beginning(table, width)))
+
+
+@cache
+def copy_many(name: str, width: int) -> str:
+    """Give the SQL that copies rows whose key begins with so many values; its parameters are the new ones, the old."""
+    table = _TABLES[name]
+    new = [bindparam(f"new_{c.name}", type_=c.type) for c in list(table.columns)[:width]]
+    rows = select(*new, *list(table.columns)[width:]).where(*_beginning(table, width))
+    return _sql(sqlite.insert(table).from_select(list(table.columns.keys()), rows).prefix_with("OR REPLACE"))
+
+
+@cache
+def read_many(name: str, width: int, after: bool) -> str:
+    """Give the SQL that reads rows whose key begins with so many values: after a key, in order, up to a limit."""
+    table = _TABLES[name]
+    keys = list(table.primary_key.columns)
+    wanted = select(table).where(*_beginning(table, width)).order_by(*keys)
+    if after:
+        wanted = wanted.where(tuple_(*keys) > tuple_(*(bindparam(f"after_{c.name}") for c in keys)))
+    return f"{_sql(wanted)} LIMIT ?"  # SQLAlchemy's own limit adds an offset, with a parameter of its own
+
+
+def _beginning(table: Table, width: int) -> list[ColumnElement[bool]]:
+    return [c == bindparam(c.name) for c in list(table.primary_key.columns)[:width]]
 
 
 def _load(table: Table) -> Select[Any]:
@@ -144,6 +179,26 @@ STATEMENTS = {
     for name, table in _TABLES.items()
 }
 DEAD = _sql(select(_PROCESS).where(_REAPED).order_by(_PROCESS.c.pid))
+_JOURNAL = _TABLES["journal"]
+#: The last entries of one journal, newest first; −1 is all of them.
+JOURNAL = _sql(
+    select(_JOURNAL)
+    .where(_JOURNAL.c.pid == bindparam("pid"))
+    .order_by(_JOURNAL.c.epoch.desc(), _JOURNAL.c.seq.desc())
+    .limit(bindparam("last"))
+    .offset(literal_column("0"))
+)
+_PAGE, _VECTOR = _TABLES["page"], _TABLES["vector"]
+#: The keys of the pages that have no vector of an encoder.
+UNEMBEDDED = _sql(
+    select(*_PAGE.primary_key.columns)
+    .where(
+        ~exists().where(
+            *(_VECTOR.c[c.name] == c for c in _PAGE.primary_key.columns), _VECTOR.c.encoder == bindparam("encoder")
+        )
+    )
+    .order_by(*_PAGE.primary_key.columns)
+)
 PUT_BLOB = _sql(sqlite.insert(_BLOB).on_conflict_do_nothing())
 GET_BLOB = _sql(select(_BLOB.c.text).where(_BLOB.c.digest == bindparam("digest")))
 #: Remove the blobs that no row refers to.

@@ -23,11 +23,24 @@ from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tokix.kernel.ports import Rows, Scalar
+from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
 from tokix.storage.rows import StoreError, check
-from tokix.storage.schema import COLLECT, DANGLING, DEAD, GET_BLOB, LARGE, PUT_BLOB, STATEMENTS
+from tokix.storage.schema import (
+    COLLECT,
+    DANGLING,
+    DEAD,
+    GET_BLOB,
+    JOURNAL,
+    LARGE,
+    PUT_BLOB,
+    STATEMENTS,
+    UNEMBEDDED,
+    copy_many,
+    drop_many,
+    read_many,
+)
 
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
@@ -70,12 +83,33 @@ class SqliteStore:
         """Give the rows that a kernel needs at boot, by table, in the order of their keys."""
         with _explained(self.path, "read"):
             blobs = _Blobs(self._raw)
-            return {name: self._select(sql.load, sql.large, blobs) for name, sql in STATEMENTS.items()}
+            loaded = {name: sql for name, sql in STATEMENTS.items() if name not in ARCHIVE}
+            return {name: self._select(sql.load, sql.large, blobs) for name, sql in loaded.items()}
 
     def dead(self) -> list[tuple[Any, ...]]:
         """Give the rows of reaped processes, oldest pid first."""
         with _explained(self.path, "read"):
             return self._select(DEAD, STATEMENTS["process"].large, _Blobs(self._raw))
+
+    def journal(self, pid: int, last: int | None = None) -> list[tuple[Any, ...]]:
+        """Give the rows of the journal of one process, oldest first; all of them, or the last."""
+        with _explained(self.path, "read"):
+            blobs = _Blobs(self._raw)
+            found = self._raw.execute(JOURNAL, (pid, -1 if last is None else last)).fetchall()
+            return [_grown(row, blobs) for row in reversed(found)]
+
+    def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
+        """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
+        with _explained(self.path, "read"):
+            sql = read_many(table, len(prefix), after is not None)
+            found = self._raw.execute(sql, (*prefix, *(after or ()), limit)).fetchall()
+            blobs, large = _Blobs(self._raw), STATEMENTS[table].large
+            return [_grown(row, blobs) for row in found] if large else found
+
+    def unembedded(self, encoder: str) -> list[Key]:
+        """Give the keys of all pages without a vector of this encoder."""
+        with _explained(self.path, "read"):
+            return self._raw.execute(UNEMBEDDED, (encoder,)).fetchall()
 
     def commit(self, rows: Rows) -> None:
         """Make the rows durable, all or none; raises StoreError, and then the file is as it was.
@@ -151,9 +185,9 @@ def _grown(row: tuple[Any, ...], blobs: _Blobs) -> tuple[Any, ...]:
     return tuple(blobs[value] if type(value) is bytes else value for value in row)
 
 
-def _shrunk(row: tuple[Scalar, ...], large: tuple[int, ...], blobs: dict[bytes, str]) -> tuple[Scalar | bytes, ...]:
+def _shrunk(row: tuple[Scalar, ...], large: tuple[int, ...], blobs: dict[bytes, str]) -> tuple[Scalar, ...]:
     """Give the row with references in place of large text, which is added to `blobs`."""
-    short: list[Scalar | bytes] | None = None
+    short: list[Scalar] | None = None
     for place in large:
         text = row[place]
         if isinstance(text, str) and len(text) > LARGE:
@@ -164,14 +198,18 @@ def _shrunk(row: tuple[Scalar, ...], large: tuple[int, ...], blobs: dict[bytes, 
     return tuple(short) if short else row
 
 
-def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar | bytes, ...]]]]:
+def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar, ...]]]]:
     """Give the statements of a commit with the parameters for each."""
     blobs: dict[bytes, str] = {}
-    batches: list[tuple[str, list[tuple[Scalar | bytes, ...]]]] = []
+    batches: list[tuple[str, list[tuple[Scalar, ...]]]] = []
     for name, changes in rows.items():
-        sql = STATEMENTS[name]
-        drops: list[tuple[Scalar | bytes, ...]] = [key for key, row in changes.items() if row is None]
-        puts = [_shrunk(row, sql.large, blobs) for row in changes.values() if row is not None]
+        sql, keys = STATEMENTS[name], TABLES[name].keys
+        many = {key: row for key, row in changes.items() if len(key) < keys}
+        # What is copied is what was there before.
+        batches += [(copy_many(name, len(key)), [key + row]) for key, row in many.items() if row is not None]
+        batches += [(drop_many(name, len(key)), [key]) for key, row in many.items() if row is None]
+        drops = [key for key, row in changes.items() if row is None and len(key) == keys]
+        puts = [_shrunk(row, sql.large, blobs) for key, row in changes.items() if row is not None and len(key) == keys]
         batches += [batch for batch in ((sql.drop, drops), (sql.put, puts)) if batch[1]]
     if blobs:
         batches.append((PUT_BLOB, list(blobs.items())))

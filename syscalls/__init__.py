@@ -22,7 +22,7 @@ from tokix.syscalls.errors import (
     EUNKNOWN,
     SyscallError,
 )
-from tokix.syscalls.memory import Append, PageInfo, Pages, Pin
+from tokix.syscalls.memory import Append, Embed, Evict, Forget, PageInfo, Pages, Pin, Recall, Recalled
 from tokix.syscalls.messages import Message, Recv, Send
 from tokix.syscalls.process import (
     Exec,
@@ -41,7 +41,9 @@ from tokix.syscalls.process import (
     Stat,
     Wait,
 )
+from tokix.syscalls.program import program
 from tokix.syscalls.rights import Drop, Grant
+from tokix.syscalls.system import Journal, LogEntry, Sched, SchedInfo
 from tokix.syscalls.time import Now, Random
 
 __all__ = [
@@ -71,15 +73,20 @@ __all__ = [
     "Devices",
     "Drop",
     "EffectClass",
+    "Embed",
+    "Evict",
     "Exec",
     "Exit",
     "ExitStatus",
+    "Forget",
     "Fork",
     "Gather",
     "GetPid",
     "Grant",
+    "Journal",
     "Kill",
     "Limits",
+    "LogEntry",
     "Message",
     "Now",
     "OpInfo",
@@ -89,9 +96,13 @@ __all__ = [
     "ProcessInfo",
     "Random",
     "Read",
+    "Recall",
+    "Recalled",
     "Recv",
     "Renice",
     "Role",
+    "Sched",
+    "SchedInfo",
     "Select",
     "Send",
     "SetLimit",
@@ -108,5 +119,6 @@ __all__ = [
     "decode",
     "decode_canonical",
     "gather",
+    "program",
     "select",
 ]

@@ -14,32 +14,35 @@ from tokix.syscalls.compute import Count, Think
 from tokix.syscalls.concurrency import Gather, Select
 from tokix.syscalls.device import Call, Devices, Read, Write
 from tokix.syscalls.errors import EINVAL
-from tokix.syscalls.memory import Append, Pages, Pin
+from tokix.syscalls.memory import Append, Embed, Evict, Forget, Pages, Pin, Recall
 from tokix.syscalls.messages import Recv, Send
 from tokix.syscalls.process import Exec, Exit, Fork, GetPid, Kill, Renice, SetLimit, Sleep, Spawn, Stat, Wait
 from tokix.syscalls.rights import Drop, Grant
+from tokix.syscalls.system import Journal, Sched
 from tokix.syscalls.time import Now, Random
 
 CALLS: tuple[type[Syscall[Any]], ...] = (
     *(Spawn, Exit, Wait, Kill, GetPid, Stat, Sleep, Renice, SetLimit, Fork, Exec),
     *(Think, Count),
-    *(Append, Pages, Pin),
+    *(Append, Pages, Pin, Evict, Recall, Forget, Embed),
     *(Devices, Call, Read, Write),
     *(Send, Recv),
     *(Gather, Select),
     *(Grant, Drop),
     *(Now, Random),
+    *(Sched, Journal),
 )
 
 AnySyscall = Annotated[
     Spawn | Exit | Wait | Kill | GetPid | Stat | Sleep | Renice | SetLimit | Fork | Exec
     | Think | Count
-    | Append | Pages | Pin
+    | Append | Pages | Pin | Evict | Recall | Forget | Embed
     | Devices | Call | Read | Write
     | Send | Recv
     | Gather | Select
     | Grant | Drop
-    | Now | Random,
+    | Now | Random
+    | Sched | Journal,
     Field(discriminator="call"),
 ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,9 +33,11 @@ class Completion(Value):
 class Think(Syscall[Completion]):
     """Generate up to max_tokens tokens from the caller's own pages, or from explicit messages.
 
-    With its own pages, the `prompt` (if given) and the answer become pages; a call that fails leaves the context as it
-    was. With `messages` the context is not touched. Temperature 0 is greedy. The same seed, or none at the same point
-    of the same run, samples the same tokens, whoever else is running. Raises EDQUOT, EINTR, EINVAL, ENOMEM, EPERM.
+    With its own pages, the `prompt` (if given) and the answer become pages, and the oldest leave the window when it has
+    no room; a call that fails leaves the context as it was. With `messages` the context is not touched. Temperature 0
+    is greedy. The same seed, or none at the same point of the same run, samples the same tokens, whoever else is
+    running. With a `json_schema` the text is JSON that it allows, unless max_tokens cuts it short. Raises EDQUOT,
+    EINTR, EINVAL, ENOMEM, EPERM.
     """
 
     call: Literal["think"] = "think"
@@ -50,6 +52,8 @@ class Think(Syscall[Completion]):
     seed: int | None = None
     #: Strings that end the text; they are not part of it.
     stop: list[str] = Field(default=[], max_length=16)
+    #: A JSON schema for the text; EINVAL if the machine cannot hold itself to it.
+    json_schema: dict[str, Any] | None = None
     #: Write the text to descriptor 1 while it is generated.
     stream: bool = False
 

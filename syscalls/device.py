@@ -23,6 +23,8 @@ class OpInfo(Value):
     parameters: dict[str, Any]
     #: Seconds that one call may take; None is no limit.
     timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    #: What one call takes of the limit `cost` of its process, in units that whoever mounts the device gives a meaning.
+    cost: int = Field(default=0, ge=0)
 
 
 class DeviceInfo(Value):
@@ -40,7 +42,10 @@ class Devices(Syscall[list[DeviceInfo]]):
 
 
 class Call(Syscall[Any]):
-    """Use an op of a device. Raises ENOENT, EPERM, EINVAL, EIO, ETIMEDOUT, EINTR, EUNKNOWN, and what the op raises."""
+    """Use an op of a device. It is paid for when it begins, whatever comes of it.
+
+    Raises ENOENT, EPERM, EDQUOT, EINVAL, EIO, ETIMEDOUT, EINTR, EUNKNOWN, and what the op raises.
+    """
 
     call: Literal["call"] = "call"
     device: str

@@ -7,7 +7,7 @@ raised on the caller's own line. A bug of the kernel is none of these: it stops 
     ├── EAGAIN       not now: a mailbox is full and the caller would not wait, or too many children
     ├── EBADF        no such open stream
     ├── ECHILD       not a child of the caller, or no child is left
-    ├── EDQUOT       the token limit of the process is used up
+    ├── EDQUOT       a limit of the process, of tokens or of cost, is used up
     ├── EINTR        a signal interrupted the call (`detail` is its name; `key` asks about an unsafe effect)
     ├── EINVAL       the call, or an argument of it, makes no sense here
     ├── EIO          a driver failed

@@ -1,25 +1,49 @@
-"""Context memory: the conversation of a process, cut into pages."""
+"""Context memory: the conversation of a process, cut into pages.
+
+A page is resident, in the window that the machine reads, or it has left it for the archive, where `Recall` finds it.
+Pages leave by themselves when the window fills up, the oldest first; pinned pages, system pages and the last user page
+stay. A message that is long beside the window becomes several pages with consecutive ids, of which the last stay
+resident; so does a long answer when it leaves. The id of its first page names the whole message.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
+
+from pydantic import Field
 
 from tokix.syscalls.base import Syscall, Value
 from tokix.syscalls.compute import Role
 
 
 class PageInfo(Value):
-    """One page of a context. Ids count from 0, in the order of the conversation."""
+    """One page of a context. Ids grow with the conversation and are never used again."""
 
     id: int
     role: Role
     tokens: int
     pinned: bool
+    #: Of a page that has left the window, its beginning.
     text: str
+    resident: bool = True
+    #: The id of the first page of its message.
+    message: int
+    #: The archived page that it is a copy of, if `Recall` has brought it back.
+    recalled: int | None = None
+
+
+class Recalled(Value):
+    """A page that a search found. The score is at most 1, which is the query's own text."""
+
+    id: int
+    role: Role
+    text: str
+    score: float
+    tokens: int
 
 
 class Append(Syscall[int]):
-    """Add a page to the caller's context; gives its id. Raises EDQUOT, and ENOMEM if the window cannot hold it."""
+    """Add a message to the caller's context; gives the id of its page, or of the first. Raises EDQUOT, ENOMEM."""
 
     call: Literal["append"] = "append"
     role: Role = "user"
@@ -28,15 +52,59 @@ class Append(Syscall[int]):
 
 
 class Pages(Syscall[list[PageInfo]]):
-    """List the caller's pages."""
+    """List the pages of the caller or of another process, by id: in the window and out of it. Raises ESRCH, EPERM."""
 
     call: Literal["pages"] = "pages"
     observes = True
+    pid: int | None = None
 
 
 class Pin(Syscall[None]):
-    """Protect a page of the caller from eviction, or stop protecting it. Raises ENOENT."""
+    """Keep a page or message of the caller in its window, or let it leave again. Raises ENOENT if it has left."""
 
     call: Literal["pin"] = "pin"
     page: int
     pinned: bool = True
+
+
+class Evict(Syscall[None]):
+    """Move pages or messages of the caller to the archive now; those there already stay. Raises ENOENT, EINVAL."""
+
+    call: Literal["evict"] = "evict"
+    pages: list[int]
+
+
+class Recall(Syscall[list[Recalled]]):
+    """Search the archive of the caller or of another process for the k pages nearest in meaning, best first.
+
+    Those that fit give their text, within a budget of tokens. With `load` they also come back into the caller's window,
+    behind all other pages, as copies which are not stored again when they leave; the budget is a quarter of the window
+    then, at most. Raises EINVAL, ESRCH, EPERM; with `load` EDQUOT, ENOMEM; EIO or ENOENT if there is no encoder.
+    """
+
+    call: Literal["recall"] = "recall"
+    query: str
+    k: int = Field(default=5, ge=1, le=1000)
+    budget: int = Field(default=512, ge=0)
+    load: bool = False
+    #: None is the caller.
+    pid: int | None = None
+
+
+class Forget(Syscall[None]):
+    """Delete a page or message of the caller, with all copies, from the window and from the archive.
+
+    The journal still has its text until the process ends or calls `Exec`. Raises ENOENT, and EINVAL inside a branch,
+    which has only a copy of the context.
+    """
+
+    call: Literal["forget"] = "forget"
+    page: int
+
+
+class Embed(Syscall[list[list[float]]]):
+    """Give the vectors of texts, each of length 1: their products say how near two texts are. Raises EIO, ENOENT."""
+
+    call: Literal["embed"] = "embed"
+    observes = True
+    texts: list[str] = Field(max_length=1000)

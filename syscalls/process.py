@@ -29,6 +29,8 @@ class Limits(Value):
     children: int | None = Field(default=None, ge=0)
     #: Messages in its mailbox before a sender has to wait.
     messages: int | None = Field(default=1024, ge=1)
+    #: Units that its calls of devices cost.
+    cost: int | None = Field(default=None, ge=0)
     #: Seconds of wall time since it was spawned.
     seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
@@ -55,6 +57,8 @@ class ProcessInfo(Value):
     on: str = ""
     nice: int = 0
     tokens: int = 0
+    #: What its calls of devices have cost; None where it is not known: of processes that were waited for, or are saved.
+    cost: int | None = None
     children: int = 0
     messages: int = 0
     epoch: int = 0
@@ -72,11 +76,13 @@ class Spawn(Syscall[int]):
     args: list[Any] = []
     #: −20 (first) to 19 (last); None inherits. Less than the caller's own needs the capability `nice`.
     nice: int | None = Field(default=None, ge=-20, le=19)
-    #: Capabilities of the child, each covered by one of the caller's; None inherits all of them.
+    #: Capabilities of the child, each covered by one of the caller's; None is those that its program wants (see
+    #: `program`), or all of them if it does not say.
     caps: list[str] | None = None
     #: Limits of the child; None inherits them. One above the caller's own needs the capability `limit`.
     limits: Limits | None = None
-    #: Streams by descriptor: `tty`, `null`, or `pipe:NAME`, a pipe of the caller; others are inherited.
+    #: Streams by descriptor: `tty`, `tty:NAME` (a terminal of its own, which comes and goes with those who use it),
+    #: `null`, or `pipe:NAME`, a pipe of the caller; others are inherited.
     fds: dict[Annotated[int, Field(ge=0, le=1023)], str] = {}
 
 
@@ -120,10 +126,14 @@ class Stat(Syscall[list[ProcessInfo]]):
 
 
 class Sleep(Syscall[None]):
-    """Wait for a span of wall time."""
+    """Wait for a span of wall time, or for so many ticks of the machine. Raises EINVAL for both.
+
+    Those of a machine that has nothing to do pass at once; after a restart they are counted from the beginning.
+    """
 
     call: Literal["sleep"] = "sleep"
-    seconds: float = Field(ge=0, allow_inf_nan=False)
+    seconds: float = Field(default=0, ge=0, allow_inf_nan=False)
+    ticks: int = Field(default=0, ge=0)
 
 
 class Renice(Syscall[None]):
@@ -138,7 +148,7 @@ class SetLimit(Syscall[None]):
     """Change one limit of the caller or of a child. Raising one needs the capability `limit`. Raises ESRCH, EPERM."""
 
     call: Literal["setlimit"] = "setlimit"
-    limit: Literal["tokens", "children", "messages", "seconds"]
+    limit: Literal["tokens", "cost", "children", "messages", "seconds"]
     value: float | None = Field(ge=0, allow_inf_nan=False)
     #: None is the caller.
     pid: int | None = None

@@ -7,16 +7,21 @@ A capability is a verb and, for some, an object, where a `*` at the end stands f
     spawn:PROGRAM    start or become a program
     call:DEVICE.OP   use an op of a device, such as call:files.read
     send:PID         write to a process that is neither the parent nor a descendant
+    read:PID         read the journal or the pages of a process that is not a descendant
     kill:PID         signal, renice or limit a process that is not a descendant
     nice             lower a nice value
     limit            raise a limit
+    sched            change how the machine is shared
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from tokix.syscalls.base import Syscall
+
+_FORM = re.compile(r"\*|think|nice|limit|sched|(spawn|call|send|read|kill):([^\s*]+\*?|\*)")
 
 
 class Grant(Syscall[None]):
@@ -40,4 +45,18 @@ def covers(held: str, wanted: str) -> bool:
     >>> covers("call:files.*", "call:files.read"), covers("call:files.read", "call:files.*")
     (True, False)
     """
-    return held == wanted or (held.endswith("*") and wanted.startswith(held[:-1]))
+    return held == wanted or (held.endswith("*") and wanted.removesuffix("*").startswith(held[:-1]))
+
+
+def common(one: str, other: str) -> str | None:
+    """Give the capability that allows what both of two allow; None if there is nothing.
+
+    >>> common("call:files.*", "call:*"), common("call:files.read", "think")
+    ('call:files.*', None)
+    """
+    return other if covers(one, other) else one if covers(other, one) else None
+
+
+def is_capability(text: str) -> bool:
+    """Say whether a text has the form of a capability."""
+    return _FORM.fullmatch(text) is not None

@@ -27,11 +27,15 @@ from tokix.syscalls import (
     DeviceInfo,
     Devices,
     Drop,
+    Embed,
+    Evict,
     Exec,
     Exit,
+    Forget,
     Fork,
     GetPid,
     Grant,
+    Journal,
     Kill,
     Limits,
     Now,
@@ -40,8 +44,10 @@ from tokix.syscalls import (
     Pin,
     Random,
     Read,
+    Recall,
     Recv,
     Renice,
+    Sched,
     Send,
     SetLimit,
     Signal,
@@ -125,6 +131,7 @@ PARTS = (
     "selector",
     "postbox",
     "sleepers",
+    "rememberer",
 )
 
 
@@ -394,7 +401,7 @@ async def limited():
     slow = await Wait(pid=await Spawn(program="sleeper", limits=Limits(seconds=5)))
     await SetLimit(limit="children", value=1)
     again = await Wait(pid=await Spawn(program="spender", limits=Limits(tokens=30, children=0)))
-    return [spent.value, (slow.reason, slow.detail), again.value, await errno(Append(text="x" * 10_000))]
+    return [spent.value, (slow.reason, slow.detail), again.value, await errno(Append(text="x" * 10_000, pinned=True))]
 
 
 async def spender():
@@ -423,6 +430,8 @@ async def observer():
         0 <= await Random() < 1,
         await errno(Stat(pid=10_000)),
         await errno(Wait(pid=1)),
+        [entry.call.partition("{")[0] for entry in await Journal(pid=me)][:2],
+        (await Sched(policy="RR")).policy,
     ]
 
 
@@ -435,7 +444,7 @@ async def streamer():
     three = await Think(messages=[ChatMessage(role="user", text="hot")], max_tokens=20, temperature=1.5, seed=7)
     four = await Think(prompt="more", max_tokens=30, stream=True, temperature=0.7)
     both = await errno(Think(prompt="a", messages=[ChatMessage(role="user", text="b")]))
-    large = await errno(Think(prompt="y" * 5000))
+    large = await errno(Think(messages=[ChatMessage(role="user", text="y" * 5000)]))
     return [[(c.text, c.reason) for c in (one, two, three, four)], both, large, len(await Pages())]
 
 
@@ -491,6 +500,49 @@ async def box(boss):
     await Sleep(seconds=5)
     first = (await Recv(tag="now")).body  # it waits at the door: the box is full of other mail
     return [first, *[(await Recv(sender=boss)).body for _ in range(4)]]
+
+
+FACTS = ["Ada has a cat that is called Turing. ", "The key of the safe is under the mat. ", "Paper burns at 451. "]
+
+
+async def rememberer():
+    """More than the window holds: what leaves it is found again, by whom it belongs to, until it is forgotten."""
+    await Append(role="system", text="You remember.", pinned=True)
+    facts = [await Append(text=fact * 3, role="tool") for fact in FACTS]
+    large = await Think(prompt="word " * 150, max_tokens=8)
+    resident = [p.id for p in await Pages() if p.resident]
+    cat = await Recall(query="which cat has Ada?", k=2, budget=300, load=True)
+    loaded = [p.recalled for p in await Pages() if p.recalled is not None]
+
+    async def branch(text):
+        page = await Append(text=text)
+        await Append(text="and more")
+        await Evict(pages=[page])
+        await Sleep(seconds=1)
+        return [f.text for f in await Recall(query=text, k=1)], await errno(Forget(page=facts[0]))
+
+    both = await gather(branch("alpha"), branch("beta"))
+    cut = await select(Think(prompt="long " * 100, max_tokens=200), Sleep(seconds=3))
+    await Forget(page=facts[0])
+    wrong = [await errno(Forget(page=facts[0])), await errno(Evict(pages=[0])), await errno(Pin(page=facts[1]))]
+    child = await Fork()
+    kept = [f.id for f in await Recall(query="a key under a mat", k=2)]
+    seen = [large.text, resident, [f.id for f in cat], loaded, both, cut[0], wrong, kept]
+    end = (await Wait(pid=child)).value if child else None
+    return await Exec(program="archivist", args=[seen, end], fresh=child == 0)
+
+
+async def archivist(*seen):
+    found = [f.id for f in await Recall(query="paper that burns", k=1, load=True)]
+    if found:
+        child = await Fork()  # what was evicted before the Exec is in the store alone
+        if child:
+            await Forget(page=found[0])
+            other = (await Wait(pid=child)).value[2]
+            return [*seen, found, other, [f.id for f in await Recall(query="paper that burns", k=1)]]
+        await Evict(pages=[p.id for p in await Pages() if p.resident and not p.pinned])
+        found = [f.id for f in await Recall(query="paper that burns", k=3)]
+    return [*seen, found, [round(x, 3) for v in await Embed(texts=["a cat"]) for x in v if x]]
 
 
 async def sleepers():

@@ -1048,7 +1048,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_the_programs_that_come_with_tokix() -> None:
-    assert shipped() == ["echo", "init", "mapreduce", "philosophers", "pingpong"]
+    assert {"chat", "echo", "init", "mapreduce", "philosophers", "pingpong"} <= set(shipped())
     assert all(Resolver().get(name) for name in shipped())
     assert Resolver().get("pingpong:pong") is Resolver().get("tokix.agents.pingpong:pong")
 
@@ -1100,7 +1100,7 @@ def test_an_entry_point_is_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (
             "nothing_of_that_name",
             "",
-            "no program nothing_of_that_name: there is no such module; tokix brings echo, init",
+            "no program nothing_of_that_name: there is no such module; tokix brings chat, debate",
         ),
         ("tokix.nothing:main", "", "no program tokix.nothing: there is no such module"),
         ("json", "", "no program json: "),

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from tokix import cli
+from tokix import cli, doctor
 from tokix.shell.client import SOCKET
+from tokix.shell.usage import VERBS
 from tokix.syscalls import ProcessInfo
 
 #: Seconds after which a test that waits for something that does not come fails.
@@ -77,6 +78,12 @@ async def poison():
     await Write(text="before\\n")
     await Sleep(seconds=0)
     os._exit(9)
+
+async def listener():
+    await Append(role="system", text="You listen.", pinned=True)
+    await Write(text="listening\\n")
+    while True:
+        await Recv()
 
 async def flood():
     for i in range(10_000):
@@ -327,6 +334,97 @@ def test_who_joined_a_kernel_that_stops_is_told(tokix: Start) -> None:
     assert (code, err.startswith("tokix: the kernel is gone")) == (1, True)
 
 
+def rows(out: str) -> list[list[str]]:
+    return [line.split("\t") for line in out.splitlines()]
+
+
+def test_every_verb_works_from_another_terminal(tokix: Start, state: Path) -> None:
+    tokix("run", "programs.py:listener").says("listening\n")
+    assert tokix("nice", "5", 3).end() == (0, "", "")
+    assert json.loads(tokix("nice", "--json", "-3", 3, 99).end()[1]) == [
+        {"pid": 3, "ok": True},
+        {"pid": 99, "ok": False, "error": "ESRCH: no process 99"},
+    ]
+    assert tokix("send", 3, "good", "morning").end() == (0, "", "")
+    assert tokix("send", "--tag", "data", 3, '{"a": [1]}').end() == (0, "", "")
+    code, out, err = tokix("logs", 3).end()
+    assert (code, err, out.splitlines()[0]) == (0, "", "PATH\tCALL\tOUTCOME")
+    assert rows(out)[1:3] == [
+        ["1", 'append{"role":"system","text":"You listen.","pinned":true}', "0"],
+        ["2", 'write{"text":"listening\\n"}', "null"],
+    ]
+    assert '"body":"good morning"' in rows(out)[3][2]
+    assert json.loads(tokix("logs", "-n", 1, "--json", 3).end()[1])[0]["call"] == "recv{}"
+    assert rows(tokix("pages", 3).end()[1])[1][1:4:2] == ["system", "window"]
+    assert rows(tokix("recall", 3, "what", "was", "that").end()[1]) == [["PAGE", "ROLE", "TOKENS", "SCORE", "TEXT"]]
+    assert rows(tokix("devices").end()[1])[1][:4] == ["calc.eval", "pure", "0", "expression: string"]
+    assert json.loads(tokix("devices", "--json", "calc").end()[1])[0]["name"] == "calc"
+    assert rows(tokix("sched", "rr", "--quantum", 4).end()[1])[1][:3] == ["RR", "4", "8"]
+    assert json.loads(tokix("sched", "--json").end()[1])["quantum"] == 4
+    assert ["kernel", "ok"] in [row[:2] for row in rows(tokix("doctor").end()[1])]
+    assert tokix("kill", 3).end() == (0, "", "")
+    assert tokix("logs", 3).end()[1].splitlines()[-1].endswith("\tEINTR: TERM")
+
+
+def test_what_a_kernel_has_left_can_be_read(tokix: Start, state: Path) -> None:
+    assert tokix("run", "programs.py:value", 1).end()[0] == 1
+    assert tokix("run", "echo", "hi").end()[0] == 0
+    code, out, err = tokix("logs", 5).end()
+    assert (code, rows(out)[1:], err) == (0, [["1", 'write{"text":"hi\\n"}', "null"]], "")
+    assert tokix("logs", 99).end()[::2] == (
+        1,
+        f"tokix: ESRCH: no process 99 in {state}; `tokix ps --all` shows them\n",
+    )
+    code, out, err = tokix("devices").end()
+    assert (code, rows(out)[1][0]) == (0, "calc.eval")
+    assert err == f"tokix: no kernel runs on {state}; this is what `tokix run` mounts without options\n"
+    found = {row[0]: row for row in rows(tokix("doctor").end()[1])}
+    assert found["store"][1:3] == ["ok", f"whole, {(state / 'tokix.db').stat().st_size >> 10} KiB"]
+
+
+def test_run_tells_a_program_how_it_ended(tokix: Start) -> None:
+    code, out, err = tokix("run", "--json", "programs.py:value", '{"a": 1}').end()
+    assert (code, out, json.loads(err)["value"]) == (0, "", {"a": 1})
+
+
+# ---- the doctor
+
+
+def test_the_doctor_finds_what_is_wrong(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.mkdir()
+    (state / "tokix.db").write_bytes(b"this is no database" * 100)
+    assert cli.main(["doctor", "--json", "--state", str(state)]) == 1
+    wrong = [finding for finding in json.loads(capsys.readouterr().out) if finding["state"] == "wrong"]
+    assert [finding["what"] for finding in wrong] == ["store"]
+    assert "move the file away" in wrong[0]["todo"]
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["doctor", "--json", "--state", str(tmp_path / "file" / "state")]) == 1
+    wrong = [finding for finding in json.loads(capsys.readouterr().out) if finding["state"] == "wrong"]
+    assert [(finding["what"], finding["todo"]) for finding in wrong] == [("state", "choose another with --state DIR")]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "extra", "finding"),
+    [
+        ("pydantic", ">=2", "", ("ok", "")),
+        ("pydantic", ">=99", "", ("wrong", "pip install -U 'pydantic>=99'")),
+        ("nosuchpackage", ">=1", "", ("wrong", "pip install 'nosuchpackage>=1'")),
+        ("nosuchpackage", ">=1", "hf", ("note", "pip install 'tokix[hf]', if you want what it is for")),
+    ],
+)
+def test_the_doctor_knows_packages(name: str, wanted: str, extra: str, finding: tuple[str, str]) -> None:
+    found = doctor.package(name, wanted, extra)
+    assert (found.state, found.todo) == finding
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert doctor.numbers("2.10.1+cpu") == (2, 10, 1)
+    assert doctor.numbers("3.0rc1") == (3, 0)
+    assert doctor.numbers("2.9") < doctor.numbers("2.10")
+
+
 # ---- ends that are none
 
 
@@ -486,6 +584,20 @@ def test_a_terminal_gets_a_table_and_ctrl_c(tokix: Start, state: Path) -> None:
         (["kill"], "the following arguments are required: PID"),
         (["kill", "init"], "PID: invalid number value: 'init'"),
         (["kill", "-HUP", "3"], "no signal HUP; there is TERM, KILL, STOP, CONT, INT"),
+        (["nice", "20", "3"], "N: 20 is more than 19"),
+        (["nice", "5"], "the following arguments are required: PID"),
+        (["send", "3"], "the following arguments are required: TEXT"),
+        (["logs"], "the following arguments are required: PID"),
+        (["logs", "-n", "0", "3"], "-n: 0 is less than 1"),
+        (["sched", "LIFO"], "POLICY: no policy LIFO; there is FCFS, RR, PRIORITY"),
+        (["pages", "all"], "PID: invalid number value: 'all'"),
+        (["recall", "3"], "the following arguments are required: QUERY"),
+        (["recall", "-k", "0", "3", "x"], "-k: 0 is less than 1"),
+        (["sh", "--frob"], "unrecognized arguments: --frob"),
+        (["sh", "-c"], "-c: expected one argument"),
+        (["sh", "script.txt"], "unrecognized arguments: script.txt"),
+        (["doctor", "me"], "unrecognized arguments: me"),
+        (["version", "--frob"], "unrecognized arguments: --frob"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line(
@@ -503,7 +615,7 @@ def test_a_wrong_command_line_is_one_clear_line(
 def test_the_real_thing_says_so_too(tokix: Start) -> None:
     code, out, err = tokix("run", "no_such_program").end()
     assert (code, out) == (2, "")
-    assert err.startswith("tokix: no program no_such_program: there is no such module; tokix brings echo, init,")
+    assert err.startswith("tokix: no program no_such_program: there is no such module; tokix brings ")
 
 
 def test_where_nothing_runs(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -512,7 +624,11 @@ def test_where_nothing_runs(state: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["ps", "--state", str(state), "--json"]) == 0
     out, err = capsys.readouterr()
     assert out == "PID\tPPID\tSTATE\tNICE\tTOKENS\tPROGRAM\tARGS\tON\n[]\n"
-    assert err == f"tokix: no kernel runs on {state}\n" + f"tokix: nothing is in {state}\n" * 2
+    assert (
+        err
+        == f"tokix: no kernel runs on {state}; `tokix sh` or `tokix run` starts one\n"
+        + f"tokix: nothing is in {state}\n" * 2
+    )
     assert not state.exists()
 
 
@@ -587,16 +703,28 @@ def test_where_the_state_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_is_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--help"], ["run", "--help"], ["ps", "-h"], ["kill", "--help"], ["version", "--help"]):
+    for command in ("", "run", "sh", "models", "doctor", "version", *VERBS):
         with pytest.raises(SystemExit) as ended:
-            cli.main(words)
+            cli.main([*command.split(), "--help"])
         assert ended.value.code == 0
-    assert capsys.readouterr().out.count("usage: tokix") == 5
+        out = capsys.readouterr().out
+        assert out.startswith(f"usage: tokix {command}".rstrip())
+        assert "--json" in out or command in ("", "sh", "models")
+
+
+@pytest.mark.parametrize("name", sorted(set(VERBS) - {"ps", "logs", "devices"}))
+def test_verbs_that_need_a_kernel_say_so(name: str, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"nice": ["5", "3"], "send": ["3", "x"], "recall": ["3", "x"], "sched": []}.get(name, ["3"])
+    assert cli.main([name, "--state", str(state), *words]) == 1
+    assert capsys.readouterr() == ("", f"tokix: no kernel runs on {state}; `tokix sh` or `tokix run` starts one\n")
+    assert not state.exists()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert [cli.main(["version"]), cli.main(["--version"])] == [0, 0]
     assert re.fullmatch(r"(tokix \d+\.\d+\.\d+\n){2}", capsys.readouterr().out)
+    assert cli.main(["version", "--json"]) == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+", json.loads(capsys.readouterr().out)["tokix"])
 
 
 def test_sets_have_the_same_order_in_every_life(tokix: Start, tmp_path: Path) -> None:

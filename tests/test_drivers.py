@@ -53,7 +53,7 @@ class Pizzeria(Driver):
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    @op(effect="unsafe", timeout=30.0)
+    @op(effect="unsafe", timeout=30.0, cost=12)
     async def order(self, size: Size, toppings: list[Topping], rounds: int = 1, *, key: str) -> str:
         """Order a pizza.
 
@@ -86,7 +86,8 @@ def test_describe_is_derived_from_the_signature() -> None:
     device = Pizzeria().describe("luigi")
     assert device.name == "luigi"
     order, menu = device.ops
-    assert (order.name, order.doc, order.effect, order.timeout) == ("order", "Order a pizza.", "unsafe", 30.0)
+    assert (order.name, order.doc, order.effect) == ("order", "Order a pizza.", "unsafe")
+    assert (order.timeout, order.cost) == (30.0, 12)
     assert order.parameters["required"] == ["size", "toppings"]
     assert order.parameters["additionalProperties"] is False
     assert order.parameters["properties"]["rounds"] == {"type": "integer", "default": 1}
@@ -99,7 +100,7 @@ def test_describe_is_derived_from_the_signature() -> None:
             "json": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": None},
         },
     }
-    assert (menu.effect, menu.timeout) == ("pure", None)
+    assert (menu.effect, menu.timeout, menu.cost) == ("pure", None, 0)
 
 
 def test_arguments_arrive_as_the_hints_say_and_values_leave_as_json() -> None:
@@ -115,16 +116,25 @@ def test_arguments_arrive_as_the_hints_say_and_values_leave_as_json() -> None:
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        ({}, "size: Field required; toppings: Field required"),
-        ({"size": "small", "toppings": [], "extra": 1}, "extra: Unexpected keyword argument"),
-        ({"size": "small", "toppings": [], "key": "mine"}, "key: Unexpected keyword argument"),
-        ({"size": "small", "toppings": [], "self": 1}, "self: Unexpected keyword argument"),
-        ({"size": "huge", "toppings": []}, "size: Input should be 'small' or 'large'"),
-        ({"size": "small", "toppings": [], "rounds": "2"}, "rounds: Input should be a valid integer"),
-        ({"size": "small", "toppings": [], "rounds": True}, "rounds: Input should be a valid integer"),
-        ({"size": "small", "toppings": [], "rounds": 1.5}, "rounds: Input should be a valid integer"),
-        ({"size": "small", "toppings": "ham"}, "toppings: Input should be a valid array"),
-        ({"size": "small", "toppings": [{"name": "ham", "grams": 0}]}, "toppings.0.grams: Input should be greater"),
+        ({}, "size is missing; toppings is missing; the arguments are (size, toppings, rounds?)"),
+        (
+            {"size": "small", "toppings": [], "extra": 1},
+            "there is no extra; the arguments are (size, toppings, rounds?)",
+        ),
+        ({"size": "small", "toppings": [], "key": "mine"}, "there is no key; the arguments are"),
+        ({"size": "small", "toppings": [], "self": 1}, "there is no self; the arguments are"),
+        ({"size": "huge", "toppings": []}, "size should be 'small' or 'large', not \"huge\""),
+        ({"size": "small", "toppings": [], "rounds": "2"}, 'rounds should be a valid integer, not "2"'),
+        ({"size": "small", "toppings": [], "rounds": True}, "rounds should be a valid integer, not true"),
+        (
+            {"size": "small", "toppings": [], "rounds": 1.5},
+            "rounds should be a valid integer, not 1.5",
+        ),
+        ({"size": "small", "toppings": "ham"}, 'toppings should be a valid array, not "ham"'),
+        ({"size": "small", "toppings": [{"name": "ham", "grams": 0}]}, "toppings.0.grams should be greater than 0"),
+        ({"size": "small", "toppings": [{"name": "ham"}]}, "toppings.0.grams is missing"),
+        ({"size": "small", "toppings": [5] * 50}, "toppings.4 should be an object, not 5"),
+        ({"size": "x" * 9000, "toppings": []}, "xxx…"),
         ({"size": "small", "toppings": [], "rounds": object()}, "Unable to serialize"),
         ({"size": "\ud800", "toppings": []}, "surrogates not allowed"),
     ],
@@ -136,6 +146,7 @@ def test_wrong_arguments_are_explained_and_never_seen_by_the_method(args: dict[s
     assert caught.value.detail.startswith("order: ")
     assert complaint in caught.value.detail
     assert "\n" not in caught.value.detail
+    assert len(caught.value.detail) < 400
     assert pizzeria.seen == []
 
 
@@ -437,7 +448,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "read": {},
     "list": {},
     "stat": {},
+    "lines": {},
     "search": {"text": "secret"},
+    "find": {"pattern": "*"},
+    "edit": {"old": "side", "new": "pwned"},
     "write": {"text": "pwned"},
     "append": {"text": "pwned"},
     "delete": {},
@@ -454,7 +468,7 @@ class World:
             (place / "file.txt").write_text(text)
             (place / "sub" / "file.txt").write_text(text)
             (place / "sub" / "deep" / "file.txt").write_text(text)
-        self.files = Files(self.root)
+        self.files = Files(self.root, write=True)
         self.before = self.picture()
 
     def picture(self) -> dict[str, Any]:
@@ -632,7 +646,7 @@ def test_a_link_put_in_place_at_any_moment_of_a_call(
     for world, saboteur in each_moment(swap, tmp_path):
         world.attempt(name, path, saboteur)
         moments += 1
-    assert moments > 2 or (path == "." and name in ("read", "write", "append", "delete"))
+    assert moments > 2 or (path == "." and name in ("read", "lines", "write", "append", "edit", "delete"))
 
 
 def test_a_race_with_somebody_who_swaps_folders(world: World) -> None:
@@ -689,7 +703,7 @@ def test_a_fifo_that_somebody_reads_gets_nothing(world: World) -> None:
 def test_devices_of_the_host_are_not_read_or_written(name: str) -> None:
     for op_name in ("read", "append"):
         with pytest.raises(EINVAL, match=f"{name}: not a regular file"):
-            call(Files(Path("/dev")), op_name, path=name, **CALLS[op_name])
+            call(Files(Path("/dev"), write=True), op_name, path=name, **CALLS[op_name])
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -766,14 +780,15 @@ def test_any_call_into_the_host_may_fail(
     def fail(world: World) -> None:
         raise OSError(code, "host", str(world.outside))
 
-    path = "." if name in ("list", "search") else "sub/deep/file.txt"
+    path = "." if name in ("list", "search", "find") else "sub/deep/file.txt"
     for world, saboteur in each_moment(fail, tmp_path):
         found = world.attempt(name, path, saboteur)
         text = (world.root / path).read_text() if path != "." and (world.root / path).exists() else None
-        assert text in {"write": ("inside", "pwned"), "append": ("inside", "insidepwned")}.get(name, ("inside", None))
+        written = {"write": "pwned", "append": "insidepwned", "edit": "inpwned"}
+        assert text in ("inside", written.get(name))
         if saboteur.left > 0:
             assert found is None
-        elif name != "search" or error is EIO:  # a search passes over what it may not read
+        elif name not in ("search", "find") or error is EIO:  # a search passes over what it may not read
             assert type(found) is error
             assert found.detail == f"{path}: {complaint}"
 
@@ -783,7 +798,7 @@ def test_any_call_into_the_host_may_fail(
 
 @pytest.fixture
 def device(tmp_path: Path) -> Files:
-    return Files(tmp_path)
+    return Files(tmp_path, write=True)
 
 
 def test_write_read_append_delete(device: Files, tmp_path: Path) -> None:
@@ -810,6 +825,87 @@ def test_read_in_pieces(device: Files) -> None:
     for wrong in ({"offset": -1}, {"limit": 0}, {"limit": 1 << 21}):
         with pytest.raises(EINVAL):
             call(device, "read", path="t", **wrong)
+
+
+def test_a_read_that_does_not_say_how_much_suits_a_small_window(device: Files) -> None:
+    call(device, "write", path="t", text="x" * 100_000)
+    assert len(call(device, "read", path="t")) == files.MAX_TEXT == 8000
+    assert len(call(device, "read", path="t", limit=50_000)) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "count", "expected"),
+    [
+        ("a\nb\nc\n", 1, 2, ("a\nb", 3, 3)),
+        ("a\nb\nc\n", 3, 2, ("c", None, 3)),
+        ("a\nb\nc", 2, 2, ("b\nc", None, 3)),
+        ("a\nb\nc\n", 4, 1, ("", None, 3)),
+        ("a\nb\nc\n", 10**9, 1, ("", None, 3)),
+        ("\n\na", 1, 2, ("\n", 3, 3)),
+        ("\r\nx\x0c\u2028y", 2, 9, ("x\x0c\u2028y", None, 2)),
+        ("", 1, 5, ("", None, 0)),
+        ("\n", 1, 5, ("", None, 1)),
+    ],
+)
+def test_lines(device: Files, text: str, first: int, count: int, expected: tuple[str, int | None, int]) -> None:
+    call(device, "write", path="t", text=text)
+    found = call(device, "lines", path="t", first=first, count=count)
+    assert (found["text"], found["next"], found["total"]) == expected
+    assert found["note"] == ""
+
+
+def test_lines_are_bounded_and_go_on_where_they_stopped(device: Files) -> None:
+    lines = ["short", "x" * 7000, "y" * 7000, "z" * 20_000, "w" * 8000, "end"]
+    call(device, "write", path="t", text="\n".join(lines))
+    parts, first = [], 1
+    while first:
+        parts.append(call(device, "lines", path="t", first=first))
+        first = parts[-1]["next"]
+    assert [part["text"] for part in parts] == [
+        "short\n" + "x" * 7000,
+        "y" * 7000,
+        "z" * 8000,
+        "w" * 8000,
+        "end",
+    ]
+    assert [part["note"] for part in parts if part["note"]] == [
+        "line 4 is cut: it has 20000 characters, which `read` gives from an offset on"
+    ]
+
+
+def test_the_line_of_a_match_is_the_line_that_is_read(device: Files) -> None:
+    call(device, "write", path="t", text="".join(f"line {n}\n" for n in range(1, 500)))
+    [match] = call(device, "search", text="line 321")
+    assert call(device, "lines", path="t", first=match["line"], count=1)["text"] == "line 321"
+
+
+def test_edit(device: Files, tmp_path: Path) -> None:
+    call(device, "write", path="t", text="one two\n two\n")
+    call(device, "edit", path="t", old="one two\n", new="Grüße\n")
+    assert (tmp_path / "t").read_text() == "Grüße\n two\n"
+    call(device, "edit", path="t", old=" two\n", new="")
+    assert (tmp_path / "t").read_text() == "Grüße\n"
+    call(device, "write", path="t", text="a a a")
+    with pytest.raises(EINVAL, match="t: old stands in the file 3 times; give more of the text around it"):
+        call(device, "edit", path="t", old="a", new="b")
+    with pytest.raises(EINVAL, match="t: old stands in the file 0 times; it has to be as in the file, space by space"):
+        call(device, "edit", path="t", old="a  a", new="b")
+    assert (tmp_path / "t").read_text() == "a a a"
+
+
+def test_edits_at_the_same_time_lose_nothing(device: Files) -> None:
+    call(device, "write", path="t", text="<>")
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for n in range(20):
+                group.start_soon(device.invoke, "edit", {"path": "t", "old": "<", "new": f"<{n} "}, "k")
+                group.start_soon(device.invoke, "append", {"path": "t", "text": f"{n};"}, "k")
+
+    anyio.run(main)
+    front, back = call(device, "read", path="t").strip("<").split(">")
+    assert sorted(map(int, front.split())) == list(range(20))
+    assert sorted(map(int, back.strip(";").split(";"))) == list(range(20))
 
 
 def test_binary_files_are_not_text(device: Files, tmp_path: Path) -> None:
@@ -861,10 +957,10 @@ def test_writing_beside_a_hard_link_leaves_the_other_name_alone(device: Files, t
 
 
 def test_a_read_only_device(world: World) -> None:
-    device = Files(world.root, read_only=True)
-    assert [info.name for info in device.describe("f").ops] == ["read", "list", "stat", "search"]
+    device = Files(world.root)
+    assert [info.name for info in device.describe("f").ops] == ["read", "lines", "list", "stat", "search", "find"]
     names = world.names()
-    for name in ("write", "append", "delete"):
+    for name in ("write", "append", "delete", "edit"):
         for path in ("file.txt", "new/new.txt"):
             with pytest.raises(EPERM, match=f"{path}: the device is read-only"):
                 call(device, name, path=path, **CALLS[name])
@@ -874,7 +970,7 @@ def test_a_read_only_device(world: World) -> None:
 
 def test_effect_classes() -> None:
     effects = {name: found.info.effect for name, found in Files._ops.items()}
-    assert effects.pop("append") == "unsafe"
+    assert effects.pop("append") == effects.pop("edit") == "unsafe"
     assert effects.pop("write") == effects.pop("delete") == "idempotent"
     assert set(effects.values()) == {"pure"}
 
@@ -895,6 +991,8 @@ def test_list_and_stat(device: Files, tmp_path: Path, monkeypatch: pytest.Monkey
     assert listing[0]["size"] == 5
     assert listing[0]["modified"] == (tmp_path / "a").stat().st_mtime
     assert (call(device, "stat", path=".")["name"], call(device, "stat", path="b")["kind"]) == (".", "folder")
+    assert call(device, "list", offset=1, limit=2) == listing[1:3]
+    assert call(device, "list", offset=4) == []
     monkeypatch.setattr(files, "MAX_ENTRIES", 3)
     with pytest.raises(EINVAL, match="more than 3 entries"):
         call(device, "list")
@@ -906,7 +1004,7 @@ def test_lists_of_the_root_at_the_same_time_do_not_share_a_position(device: File
 
     async def one() -> None:
         for _ in range(10):
-            assert len(await device.invoke("list", {}, "k")) == 300
+            assert len(await device.invoke("list", {"limit": 1000}, "k")) == 300
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
@@ -941,3 +1039,17 @@ def test_search(device: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(files, bound, value)
             with pytest.raises(EINVAL, match=r"too much|nested"):
                 call(device, "search", text="nowhere")
+
+
+def test_find(device: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("b.txt", "a/z.txt", "a/b/c.md", "a/b.txt/d.txt", "C.TXT"):
+        call(device, "write", path=path, text="")
+    (tmp_path / "link.txt").symlink_to("b.txt")
+    assert call(device, "find", pattern="*.txt") == ["a/b.txt/d.txt", "a/z.txt", "b.txt"]
+    assert call(device, "find", pattern="?.txt", path="a/b.txt") == ["a/b.txt/d.txt"]
+    assert call(device, "find", pattern="c.md") == ["a/b/c.md"]
+    assert call(device, "find", pattern="*", limit=2) == ["C.TXT", "a/b/c.md"]
+    assert call(device, "find", pattern="a/*") == []
+    monkeypatch.setattr(files, "MAX_SEARCH_FILES", 3)
+    with pytest.raises(EINVAL, match="too much to search through; search in a smaller folder"):
+        call(device, "find", pattern="nothing")

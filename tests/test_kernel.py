@@ -1757,7 +1757,7 @@ def test_errors_say_who_and_what():
             Send(to=99),
             Gather(branches=1),
             Recv(timeout=0),
-            Append(text="x" * 9999),
+            Append(text="x" * 9999, pinned=True),
         ]
         return [await told(call) for call in calls]
 

@@ -41,15 +41,20 @@ class Layer(NamedTuple):
 
 
 _EDGE = ("tokix", "tokix.syscalls", "tokix.kernel", "tokix.drivers", "tokix.storage", "tokix.agents", "tokix.shell")
-_ALL = (*_EDGE, "tokix.kernel.arch", "tokix.boot", "tokix.sim")
-_ANYTHING = frozenset({"anyio", "pydantic", "pydantic_core", "rich", "sqlalchemy"})
+_ALL = (*_EDGE, "tokix.kernel.arch", "tokix.kernel.arch.hf", "tokix.archive", "tokix.boot", "tokix.sim")
+_GRAMMARS = frozenset({"llguidance", "numpy"})
+_MODELS = frozenset(
+    {"gguf", "huggingface_hub", "pydantic", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
+)
+_ANYTHING = frozenset({"anyio", "pydantic", "pydantic_core", "rich", "ruamel", "sqlalchemy"})
 
 #: By prefix; the longest that fits a module is its layer. Naming a package does not open the layers below it.
 LAYERS: dict[str, Layer] = {
     "tokix.syscalls": Layer(("tokix.syscalls",), frozenset({"pydantic"})),
     "tokix.kernel": Layer(("tokix.kernel", "tokix.syscalls"), frozenset({"pydantic", "pydantic_core"}), PURE),
-    "tokix.kernel.arch": Layer(
-        ("tokix.kernel.arch", "tokix.kernel", "tokix.syscalls"), frozenset({"torch", "transformers"})
+    "tokix.kernel.arch": Layer(("tokix.kernel.arch", "tokix.kernel", "tokix.syscalls"), _GRAMMARS),
+    "tokix.kernel.arch.hf": Layer(
+        ("tokix.kernel.arch.hf", "tokix.kernel.arch", "tokix.kernel", "tokix.syscalls"), _GRAMMARS | _MODELS
     ),
     "tokix.storage": Layer(
         ("tokix.storage", "tokix.kernel.ports", "tokix.kernel.events", "tokix.syscalls"),
@@ -59,12 +64,15 @@ LAYERS: dict[str, Layer] = {
         ("tokix.drivers", "tokix.kernel.ports", "tokix.kernel.events", "tokix.syscalls"),
         frozenset({"anyio", "pydantic"}),
     ),
-    "tokix.agents": Layer(("tokix.agents", "tokix.syscalls")),
-    "tokix.shell": Layer(("tokix.shell", "tokix.syscalls"), frozenset({"anyio", "rich"})),
-    "tokix": Layer((*_EDGE, "tokix.boot", "tokix.sim"), _ANYTHING),
-    # The two roots that put a system together are the only ones that see a machine.
+    "tokix.agents": Layer(("tokix.agents", "tokix.syscalls"), frozenset({"pydantic"})),
+    "tokix.shell": Layer(("tokix.shell", "tokix.syscalls"), frozenset({"anyio", "prompt_toolkit", "pydantic", "rich"})),
+    "tokix": Layer((*_EDGE, "tokix.boot", "tokix.machines", "tokix.models", "tokix.sim"), _ANYTHING),
+    # The roots that put a system together, and what finds its model, are the only ones that see a machine.
     "tokix.boot": Layer(_ALL, _ANYTHING),
+    "tokix.machines": Layer((*_ALL, "tokix.models"), _ANYTHING),
+    "tokix.models": Layer(_ALL, _ANYTHING),
     "tokix.sim": Layer(_ALL, _ANYTHING),
+    "tokix.archive": Layer(_EDGE, _ANYTHING | {"numpy"}),
 }
 
 
@@ -186,7 +194,7 @@ def test_the_table_forbids(module: str, source: str, target: str) -> None:
     [
         ("tokix.kernel.frames", "import tokix.kernel.ports, tokix.syscalls, heapq, collections.abc"),
         ("tokix.kernel.frames", "from sys import maxsize\nfrom typing import Any"),
-        ("tokix.kernel.arch.toy", "import time, torch\nfrom tokix.kernel import ports"),
+        ("tokix.kernel.arch.hf.machine", "import time, torch\nfrom tokix.kernel import ports"),
         ("tokix.storage.sqlite", "from tokix.kernel import ports, events\nimport sqlite3, sqlalchemy.sql"),
         ("tokix.shell.repl", "import rich.table, anyio, asyncio, tokix.syscalls"),
         ("tokix.boot", "from tokix.kernel.arch.toy import ToyMachine\nimport tokix.shell, tokix.storage"),

@@ -21,7 +21,9 @@ GREEDY = Sampling("greedy")
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=100)
 sequences = st.lists(st.integers(0, END), min_size=1, max_size=4 * FRAME)
-samplings = st.builds(Sampling, st.text(max_size=5), st.floats(0.1, 5), st.floats(0.05, 1), st.integers(0, 30))
+samplings = st.builds(
+    Sampling, st.text(max_size=5), st.floats(0.1, 5), st.floats(0.05, 1), st.integers(0, 30), schema=st.just("")
+)
 scores = st.lists(st.integers(0, 255).map(lambda byte: byte / 32), min_size=1, max_size=len(ALPHABET))
 
 

@@ -5,9 +5,9 @@ A rule whose breaking nobody notices is a rule that nobody tests.
 
 import pytest
 
-from tokix.kernel import life, recovery, streams
+from tokix.kernel import life, pager, recovery, streams
 from tokix.kernel import process as processes
-from tokix.kernel.calls import compute, device, rights
+from tokix.kernel.calls import compute, device, memory, rights
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
 from tokix.kernel.scheduler import Scheduler
@@ -149,6 +149,27 @@ def taken_in_vain(may_take):
     return lambda kernel, branch: True
 
 
+def written_pages(archive):
+    """Let pages leave the window that nobody has written."""
+
+    def wrong(k, b, ctx, page):
+        before, b.proc.replaying = b.proc.replaying, True
+        archive(k, b, ctx, page)
+        b.proc.replaying = before
+
+    return wrong
+
+
+def recalled_once(archive):
+    """Store what was recalled again."""
+    return lambda k, b, ctx, page: archive(k, b, ctx, page._replace(source=None))
+
+
+def moved_again(redo):
+    """Let a replay forget what happened to pages."""
+    return lambda k, b, c, value: None
+
+
 def capability(permit):
     """Let everybody do everything."""
     return lambda process, cap: None
@@ -168,6 +189,9 @@ MUTANTS = [
     pytest.param(compute, "think", sampling_stream, {}, id="sampling stream"),
     pytest.param(Kernel, "insert", mail_row, SEVERAL, id="durable mail"),
     pytest.param(life, "stop", stopped_delivers, {}, id="STOP"),
+    pytest.param(pager, "archive", written_pages, {}, id="text before the page leaves"),
+    pytest.param(pager, "archive", recalled_once, {}, id="copies are not stored again"),
+    pytest.param(memory, "redo_append", moved_again, {}, id="pages come again"),
     pytest.param(rights, "permit", capability, {}, id="capabilities"),
     pytest.param(Kernel, "may_take", taken_in_vain, {}, id="nothing taken in vain"),
 ]
@@ -192,6 +216,6 @@ def notices(expected, shape):
 
 def kills(commits):
     """Give all kills, far from each other first."""
-    for step in range(commits):
+    for n in sorted(range(1, commits + 1), key=lambda n: n * 0.618034 % 1):
         for when in ("after", "before"):
-            yield {"crashes": [(1 + step * 37 % commits, when)]}
+            yield {"crashes": [(n, when)]}

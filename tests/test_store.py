@@ -19,14 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokix.kernel.ports import TABLES, Key, Scalar, Store
+from tokix.kernel.ports import ARCHIVE, TABLES, Key, Scalar, Store
 from tokix.storage import MemoryStore, SqliteStore, StoreError
-from tokix.storage.migrations import migrate
+from tokix.storage.migrations import STEPS, migrate
 from tokix.storage.sqlite import _connected
 
 LIMIT = 4096
-DEFAULTS: dict[type, Scalar] = {int: 0, str: "", float: 0.0}
-OTHERS: dict[type, Scalar] = {int: 7, str: "text", float: 0.1}
+DEFAULTS: dict[type, Scalar] = {int: 0, str: "", float: 0.0, bytes: b""}
+OTHERS: dict[type, Scalar] = {int: 7, str: "text", float: 0.1, bytes: b"\x00\xff"}
+#: Those that a kernel loads.
+LOADED = [table for table in TABLES if table not in ARCHIVE]
 
 Reopen = Callable[[], Store]
 Row = tuple[Scalar, ...]
@@ -79,7 +81,7 @@ def opened(path: Path) -> Iterator[SqliteStore]:
 
 
 def test_new_store_is_empty(reopen: Reopen) -> None:
-    assert reopen().load() == {table: [] for table in TABLES}
+    assert reopen().load() == {table: [] for table in LOADED}
     assert reopen().dead() == []
 
 
@@ -93,7 +95,7 @@ def test_rows_come_back(reopen: Reopen, table: str) -> None:
         store.commit(put("process", row("process", pid=0), row("process", pid=7)))
     store.commit(put(table, second, first))
     for _ in range(2):
-        loaded = store.load()[table]
+        loaded = store.read(table, ()) if table in ARCHIVE else store.load()[table]
         assert loaded == [first, second], "in the order of the keys"
         assert all(type(r) is tuple and list(map(type, r)) == kinds for r in loaded)
         store = reopen()
@@ -105,7 +107,7 @@ def test_none_in_any_column_but_the_key(reopen: Reopen) -> None:
             continue
         empty = row(table)[:keys] + (None,) * (len(columns) - keys)
         reopen().commit(put(table, empty))
-        assert reopen().load()[table] == [empty]
+        assert reopen().read(table, ()) == [empty]
         with pytest.raises(StoreError):
             reopen().commit(put(table, (None,) * len(columns)))
 
@@ -162,7 +164,8 @@ BAD: dict[str, Any] = {
     "bytes": {"kernel": {("a",): ("a", b"\x00" * 32)}},
     "structure": {"kernel": {("a",): ("a", ["b"])}},
     "None in the key": {"chunk": {("tty", None): row("chunk", stream="tty", offset=None)}},
-    "key too short": {"chunk": {("tty",): None}},
+    "key too short": {"chunk": {(): None}},
+    "key too short for a row": {"chunk": {("tty",): row("chunk", stream="tty")}},
     "key of another type": {"signal": {("1",): None}},
     "65 bits": {"signal": {(2**63,): (2**63, "")}},
     "65 bits, negative": {"signal": {(-(2**63) - 1,): (-(2**63) - 1, "")}},
@@ -300,11 +303,60 @@ def test_open_business_of_nobody_is_loaded(reopen: Reopen) -> None:
     assert total(reopen()) == 4
 
 
+# ---- the archive: rows that stay in the store
+
+
+def pages(*ids: int, pid: int = 1, space: str = "") -> dict[str, dict[Key, Row | None]]:
+    return put("page", *(row("page", pid=pid, space=space, id=id, text=f"{pid}{space}{id}") for id in ids))
+
+
+def found(store: Store, *prefix: Scalar, **more: Any) -> list[Scalar]:
+    return [row[-1] for row in store.read("page", prefix, **more)]
+
+
+def test_reading_by_the_beginning_of_a_key(reopen: Reopen) -> None:
+    store = reopen()
+    store.commit({"page": {**pages(3, 1, 2)["page"], **pages(1, pid=2)["page"], **pages(1, space="b")["page"]}})
+    assert found(store) == ["11", "12", "13", "1b1", "21"]
+    assert found(store, 1) == ["11", "12", "13", "1b1"]
+    assert found(store, 1, "") == ["11", "12", "13"]
+    assert found(store, 1, "", 2) == ["12"]
+    assert found(store, 1, "", after=(1, "", 1), limit=1) == ["12"]
+    assert found(store, 1, after=(1, "", 3)) == ["1b1"]
+    assert found(store, 9) == []
+
+
+def test_many_rows_are_copied_and_deleted_by_the_beginning_of_their_key(reopen: Reopen) -> None:
+    store = reopen()
+    store.commit({"page": {**pages(1, 2)["page"], **pages(1, space="b")["page"], **pages(7, pid=2)["page"]}})
+    store.commit({"page": {(3, ""): (1, ""), (1, "", 2): None, (1,): None, **pages(9)["page"]}})
+    kept = [(r[0], r[1], r[2], r[-1]) for r in reopen().read("page", ())]
+    # Copies are made of what was there before; then rows go; then rows come.
+    assert kept == [(1, "", 9, "19"), (2, "", 7, "27"), (3, "", 1, "11"), (3, "", 2, "12")]
+
+
+@pytest.mark.parametrize("key", [(), ("x",), (1, ""), (1, "", 1, 1)])
+def test_a_key_that_is_no_beginning_is_refused(reopen: Reopen, key: Key) -> None:
+    store = reopen()
+    store.commit(pages(1))
+    with pytest.raises(StoreError):
+        store.commit({"page": {key: (1,)}})
+    assert found(store) == ["11"]
+
+
+def test_which_pages_lack_a_vector(reopen: Reopen) -> None:
+    store = reopen()
+    store.commit(pages(1, 2, 3))
+    store.commit(put("vector", row("vector", pid=1, id=2, encoder="a"), row("vector", pid=1, id=3, encoder="b")))
+    assert store.unembedded("a") == [(1, "", 1), (1, "", 3)]
+    assert store.unembedded("b") == [(1, "", 1), (1, "", 2)]
+
+
 # ---- the double is as the real one
 
 SMALL_INTS = st.integers(0, 2)
 TEXT = st.one_of(st.sampled_from(["", "a", "b"]), st.integers(LIMIT - 1, LIMIT + 2).map(lambda n: "x" * n))
-VALUES = {int: SMALL_INTS, str: TEXT, float: st.floats(0, 3)}
+VALUES = {int: SMALL_INTS, str: TEXT, float: st.floats(0, 3), bytes: st.binary(max_size=2)}
 
 
 @st.composite
@@ -314,6 +366,10 @@ def commits(draw: st.DrawFn) -> dict[str, dict[Key, Row | None]]:
         keys, columns = TABLES[table]
         values = draw(st.tuples(*(VALUES[kind] for kind in columns.values())))
         rows.setdefault(table, {})[values[:keys]] = draw(st.sampled_from([values, values, None, values[1:]]))
+        if keys > 1 and draw(st.booleans()):  # many rows at once
+            width = draw(st.integers(0, keys - 1))
+            other = tuple(draw(VALUES[kind]) for kind in list(columns.values())[:width])
+            rows[table][values[:width]] = draw(st.sampled_from([None, other, other, other[:-1]]))
     return rows
 
 
@@ -339,6 +395,10 @@ def test_both_stores_do_the_same(history: list[dict[str, dict[Key, Row | None]] 
             else:
                 assert tried(memory, rows) == tried(sqlite, rows)
             assert sqlite.load() == memory.load()
+            for table in TABLES:
+                assert sqlite.read(table, ()) == memory.read(table, ())
+                assert sqlite.read(table, (1,), limit=2) == memory.read(table, (1,), limit=2)
+            assert sqlite.unembedded("a") == memory.unembedded("a")
             assert sqlite.dead() == memory.dead()
         sqlite.check()
         sqlite.close()
@@ -725,6 +785,21 @@ def test_file_cut_short(path: Path) -> None:
 # ---- migrations
 
 
+NEWEST = 1 + len(STEPS)
+
+
+def test_an_old_file_gets_the_tables_of_today(path: Path) -> None:
+    with opened(path) as store:
+        store.commit(put("kernel", row("kernel", name="n", value="1")))
+    change(path, "DROP TABLE page", "DROP TABLE vector", "PRAGMA user_version = 1")
+    with opened(path) as store:
+        assert versions(path)[0] == NEWEST
+        assert store.load()["kernel"] == [("n", "1")]
+        store.commit(put("page", row("page", text="kept")))
+        assert store.read("page", (0, "")) == [row("page", text="kept")]
+        store.check()
+
+
 def versions(path: Path) -> tuple[int, int]:
     connection = sqlite3.connect(path)
     found = connection.execute("SELECT user_version, application_id FROM pragma_user_version, pragma_application_id")
@@ -736,7 +811,7 @@ def versions(path: Path) -> tuple[int, int]:
 def test_migrations_run_in_order_once(path: Path) -> None:
     with opened(path) as store:
         store.commit(put("kernel", row("kernel", name="n", value="1")))
-    assert versions(path) == (1, int.from_bytes(b"tokx", "big"))
+    assert versions(path) == (NEWEST, int.from_bytes(b"tokx", "big"))
     steps = [
         lambda c: c.exec_driver_sql("UPDATE kernel SET value = value + 1"),
         lambda c: c.exec_driver_sql("UPDATE kernel SET value = value * 10"),
@@ -744,10 +819,10 @@ def test_migrations_run_in_order_once(path: Path) -> None:
     ]
     for known, value in ((0, "1"), (1, "2"), (1, "2"), (3, "20"), (3, "20")):
         with _connected(path) as connection:
-            migrate(connection, steps[:known])
+            migrate(connection, [*STEPS, *steps[:known]])
             assert connection.exec_driver_sql("SELECT value FROM kernel").scalar_one() == value
-        assert versions(path)[0] == 1 + known
-    assert "newer tokix (schema 4, this one knows 1)" in refusal(path)
+        assert versions(path)[0] == NEWEST + known
+    assert f"newer tokix (schema {NEWEST + 3}, this one knows {NEWEST})" in refusal(path)
 
 
 def test_a_new_file_has_the_newest_version(path: Path) -> None:
@@ -768,9 +843,9 @@ def test_a_failed_migration_changes_nothing(path: Path) -> None:
 
     with _connected(path) as connection:
         with pytest.raises(ZeroDivisionError):
-            migrate(connection, [lambda c: c.exec_driver_sql("DROP TABLE kernel"), fail])
+            migrate(connection, [*STEPS, lambda c: c.exec_driver_sql("DROP TABLE kernel"), fail])
         assert connection.exec_driver_sql("SELECT count(*) FROM kernel").scalar_one() == 1
-    assert versions(path)[0] == 1
+    assert versions(path)[0] == NEWEST
     with opened(path) as store:
         assert store.load()["kernel"] == [("n", "1")]
 

@@ -9,7 +9,7 @@ import corpus
 from tokix.kernel import trap
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.policy import RR
-from tokix.kernel.ports import TABLES
+from tokix.kernel.ports import ARCHIVE, TABLES
 from tokix.sim import Simulation
 from tokix.storage import MemoryStore
 
@@ -30,6 +30,15 @@ class Mortal:
 
     def dead(self):
         return self.store.dead()
+
+    def journal(self, pid, last=None):
+        return self.store.journal(pid, last)
+
+    def read(self, table, prefix, after=None, limit=-1):
+        return self.store.read(table, prefix, after, limit)
+
+    def unembedded(self, encoder):
+        return self.store.unembedded(encoder)
 
     def commit(self, rows):
         self.commits += 1
@@ -52,7 +61,7 @@ class Mortal:
 SHAPE = {"lanes": 2, "prefill": 8}
 
 
-def run(crashes=(), *, store=None, policy=None, frames=24, programs=corpus.PROGRAMS, changed=None, window=400, **shape):
+def run(crashes=(), *, store=None, policy=None, frames=24, programs=corpus.PROGRAMS, changed=None, window=384, **shape):
     """One run of the corpus; `changed` programs live only in the second life. Gives what can be compared."""
     store, world = store or Mortal(), corpus.town()
     kills = parked = 0
@@ -114,6 +123,8 @@ class Life:
         assert set(kernel.streams) <= {"tty:in", "tty:out"}
         for table in ("process", "journal", "started", "partial", "message", "signal", "chunk"):
             assert not rows[table], f"{table} leaks: {rows[table][:3]}"
+        for table in ARCHIVE:
+            assert not self.store.read(table, ()), f"{table} leaks"
         runs = self.world.runs
         assert (runs["rent"], runs["power"]) == (1, 1), "a bill was paid twice or never"
         assert not self.world.reports
@@ -132,7 +143,7 @@ def broken(owner, name, mutant):
     original = getattr(owner, name)
     replacement = mutant(original)
     places = [vars(module) for key, module in sys.modules.items() if key.startswith("tokix.kernel")]
-    places += [trap.HANDLERS, trap.WITHDRAW]
+    places += [trap.HANDLERS, trap.WITHDRAW, trap.REDO]
     names = [(place, key) for place in places for key, value in place.items() if value is original]
     setattr(owner, name, replacement)
     for place, key in names:

@@ -25,19 +25,22 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from tokix.archive import Archive, Desk
 from tokix.control import Control, Line, Local, listening
 from tokix.devices import Devices
 from tokix.drivers import Calc
 from tokix.failure import Interrupted, Stopped, stopped
 from tokix.host import MachineThread, WallClock, no_event_loop, signals
-from tokix.kernel.arch.toy import ToyMachine
+from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.kernel.calls.process import buried
+from tokix.kernel.calls.system import logged
 from tokix.kernel.events import (
     Answer,
     Attach,
     Attached,
     Detach,
     Effect,
+    Encode,
     Fetch,
     Hangup,
     Interrupt,
@@ -47,21 +50,24 @@ from tokix.kernel.events import (
     Reply,
     Report,
     Revoke,
+    Search,
     Show,
 )
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.life import INIT
 from tokix.kernel.policy import Priority
+from tokix.kernel.ports import TABLES
 from tokix.programs import Resolver, absolute
 from tokix.shell.client import SOCKET, Client
 from tokix.state import DEATHS, RUNNING, Durable, opened
+from tokix.storage import StoreError
 from tokix.syscalls import ExitStatus, Spawn, Wait
-from tokix.terminal import Terminal
+from tokix.terminal import Outside, Terminal
 from tokix.watchdog import Running, Watchdog, suspects
 
 if TYPE_CHECKING:
     from tokix.kernel.policy import Policy
-    from tokix.kernel.ports import Driver, Machine, Program, Rows, Store
+    from tokix.kernel.ports import Driver, Encoder, Machine, Program, Rows, Store
     from tokix.kernel.process import Process
 
 #: Seconds without an interrupt after which the kernel is checked, and the watchdog sleeps.
@@ -77,18 +83,20 @@ async def boot(
     durable: Durable = "process",
     store: Store | None = None,
     machine: Machine | None = None,
+    encoder: Encoder | None = None,
     policy: Policy | None = None,
     programs: Mapping[str, Program] | None = None,
     drivers: Mapping[str, Driver] | None = None,
     init: tuple[str, list[Any]] = ("init", []),
     lanes: int = 8,
     seed: int = 0,
-    terminal: Terminal | None = None,
+    terminal: Outside | None = None,
     signalled: bool = False,
 ) -> AsyncIterator[System]:
     """Run a kernel on a state directory while the block runs; without one, nothing is kept and nobody can connect.
 
     What is unfinished there goes on at once, and what is unfinished at the end of the block goes on at the next boot.
+    `encoder` is what `Recall` and `Embed` need; the toy machine, which runs if no other does, brings its own.
     `programs` are found before all others, `drivers` are mounted by their names; `signalled`: SIGINT, SIGTERM and
     SIGHUP stop the kernel. Raises StoreError, Stopped, Interrupted, and what the block raises.
     """
@@ -98,7 +106,8 @@ async def boot(
             store = stack.enter_context(opened(state, durable))
         listener = stack.enter_context(listening(state / SOCKET)) if state else None
         drivers = {"calc": Calc()} if drivers is None else drivers
-        system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal())
+        encoder = encoder or (ToyEncoder() if machine is None else None)
+        system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal(), encoder)
         stack.callback(system.end)
         if signalled:
             stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))
@@ -148,12 +157,19 @@ class System:
     kernel: Kernel
 
     def __init__(
-        self, state: Path | None, store: Store, machine: Machine, drivers: Mapping[str, Driver], terminal: Terminal
+        self,
+        state: Path | None,
+        store: Store,
+        machine: Machine,
+        drivers: Mapping[str, Driver],
+        terminal: Outside,
+        encoder: Encoder | None = None,
     ) -> None:
         self.state, self.store, self.machine, self.terminal = state, store, machine, terminal
         self.report = terminal.report
         self.clock = WallClock()
         self.thread = MachineThread(machine, get_running_loop(), self.post, self.broken_machine)
+        self.desk = Desk(Archive(store, encoder), self.thread, self.post, self.report, self.spawn)
         self.devices = Devices(drivers, self.post, self.report)
         self.control = Control(self.arrive, self.post)
         self.running = Running(state / RUNNING if state else None)
@@ -161,19 +177,24 @@ class System:
         self.group: TaskGroup | None = None
         #: The store has all that the kernel has decided; if not, there is no way on but the next boot.
         self.whole = True
+        #: What comes with the next step, and what came with the last.
         self.inbox: list[Interrupt] = []
+        self.taken: list[Interrupt] = []
         #: Set at the next interrupt, and when the next change of the process table is committed.
         self.rung, self.changed = anyio.Event(), anyio.Event()
         self.tickets = count(1)
         self.arriving: dict[int, Line] = {}
         self.lines: dict[int, Line] = {}
         self.failure: Exception | None = None
+        #: Called after each step with the kernel and whether a tick has begun: they look and change nothing.
+        self.observers: list[Callable[[Kernel, bool], None]] = []
 
     # ---- a life
 
     def recover(self, **options: Any) -> None:
         """Make the kernel from what the store has."""
         rows = self.store.load()
+        self.same_model(rows)
         with self.crash("the kernel could not recover"), no_event_loop():
             parked = suspects(self.running, self.state / DEATHS, rows) if self.state else {}
             self.kernel = Kernel(
@@ -191,6 +212,16 @@ class System:
                 self.report(f"process {process.pid} ({process.program}) is parked: {process.parked}")
             if process.foreign:  # nobody holds its other end any more
                 self.post(Detach(process.pid))
+
+    def same_model(self, rows: Mapping[str, list[tuple[Any, ...]]]) -> None:
+        """Raise StoreError if something is unfinished whose tokens another model has made."""
+        model = dict(rows["kernel"]).get("model", self.machine.name)
+        status = list(TABLES["process"].columns).index("status")
+        if model != self.machine.name and any(row[0] != INIT and not row[status] for row in rows["process"]):
+            raise StoreError(
+                f"what is unfinished in {self.state} was begun on the model {model}, and this is {self.machine.name}: "
+                f"take --model {model}, or another --state"
+            )
 
     def go(self, group: TaskGroup, listener: socket | None) -> None:
         """Start the kernel, and what waits for the outside on its behalf."""
@@ -213,15 +244,20 @@ class System:
         outcome = self.decide()
         if outcome.tick:
             self.thread.start(outcome.tick)
+        for observe in self.observers:
+            observe(self.kernel, outcome.tick is not None)
         self.commit(outcome.rows)
+        self.desk.archive.committed(self.taken, outcome.rows)
         for effect in outcome.effects:
             self.start(effect)
+        if not self.kernel.scheduler.flying:
+            self.desk.idle()
 
     def decide(self) -> Outcome:
-        interrupts, self.inbox = self.inbox, []
+        self.taken, self.inbox = self.inbox, []
         self.whole = False
         with self.crash("the kernel is wrong"), no_event_loop():
-            return self.kernel.step(interrupts, self.clock.now())
+            return self.kernel.step(self.taken, self.clock.now())
 
     def commit(self, rows: Rows) -> None:
         if rows:
@@ -303,8 +339,12 @@ class System:
                 self.terminal.show(effect)
             case Prompt():
                 self.terminal.prompt(effect)
+            case Fetch(key, int(pid), last):
+                self.post(Answer(key, logged(self.store.journal(pid, last))))
             case Fetch(key):
                 self.post(Answer(key, [buried(row) for row in self.store.dead()]))
+            case Search() | Encode():
+                self.spawn(self.desk.answer, effect)
             case Attached(ticket, pid):
                 self.lines[pid] = self.arriving.pop(ticket)
                 self.lines[pid].attached(pid)
@@ -327,6 +367,11 @@ class System:
             raise Stopped(f"no output any more ({error.strerror}); the next kernel shows what is missing") from error
 
     # ---- what goes wrong
+
+    def spawn(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Start a part of the edge that ends by itself."""
+        if self.group:
+            self.group.start_soon(self.guard, part, *args)
 
     async def guard(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a part of the edge; if it fails, the kernel stops."""

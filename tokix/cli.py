@@ -1,40 +1,46 @@
 """The command `tokix`: what a person types, and what comes of it.
 
 An error is one line on the standard error, never a traceback. Exit codes: 2 for a wrong command line, 70 when the
-kernel had to stop, 128 + n for signal n, 1 for every other failure; `run` gives that of its program.
+kernel had to stop, 128 + n for signal n, 1 for every other failure; `run` gives that of its program, and `sh` that of
+its last command.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tokix.shell.usage import (
+    BROKEN,
+    FAILED,
+    POLICIES,
+    SIGNALLED,
+    VERBS,
+    WRONG,
+    Failure,
+    Parser,
+    add_json,
+    argument,
+    dashed,
+    number,
+)
+
 if TYPE_CHECKING:
+    from tokix.mounts import Mount
+    from tokix.shell.table import Result
     from tokix.syscalls import Spawn
 
-#: Exit codes, beside 0 and those of programs.
-FAILED, WRONG, BROKEN, SIGNALLED = 1, 2, 70, 128
-#: The signals of the kernel.
-SIGNALS = ("TERM", "KILL", "STOP", "CONT", "INT")
-#: Options of `run` that shape a kernel, and mean nothing to one that runs already.
-SHAPE = ("durable", "policy", "quantum", "lanes", "seed", "root")
-
-
-class Failure(Exception):
-    """What the person has to know, in one line, and the exit code."""
-
-    def __init__(self, text: str, code: int = FAILED) -> None:
-        super().__init__(" ".join(text.split()))
-        self.code = code
+#: Options of `run` and `sh` that shape a kernel, and mean nothing to one that runs already.
+SHAPE = ("model", "window", "durable", "policy", "quantum", "lanes", "seed", "root", "mount")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if words is None:
             hold_standard_descriptors()
         options = command_line().parse_args(dashed(sys.argv[1:] if words is None else words))
-        if options.command is run and words is None:
+        if options.command in (run, sh, demo) and words is None:
             fix_hash_seed()
         if "state" in options:
             options.state = state_directory(options.state)
@@ -96,12 +102,32 @@ def hold_standard_descriptors() -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a program, or go on with all that is unfinished."""
     from tokix import commands
+
+    options.unused = unused(options)
+    spawn = wanted(options) if options.program else None
+    return going(commands.run, options, spawn)
+
+
+def sh(options: argparse.Namespace) -> int:
+    """Talk with a kernel: start programs, watch them, stop them."""
+    from tokix import commands
+
+    options.unused = unused(options)
+    see_here()
+    return going(commands.sh, options)
+
+
+def unused(options: argparse.Namespace) -> list[str]:
+    """Name the options that mean nothing to a kernel that runs already."""
+    return [f"--{name}" for name in SHAPE if getattr(options, name) is not None]
+
+
+def going(command: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> int:
+    """Run a command that may be the kernel, and say why one has stopped before its time."""
     from tokix.failure import Interrupted, Stopped
 
-    options.unused = [f"--{name}" for name in SHAPE if getattr(options, name) is not None]
-    spawn = wanted(options) if options.program else None
     try:
-        code: int = act(commands.run, options, spawn)
+        code: int = act(command, *args)
         return code
     except Interrupted as cut:
         if cut.signum != signal.SIGPIPE:
@@ -111,33 +137,42 @@ def run(options: argparse.Namespace) -> int:
         raise Failure(str(error), BROKEN) from None
 
 
-def ps(options: argparse.Namespace) -> int:
-    """Show the process table."""
-    from tokix import commands
-    from tokix.shell import table
-
-    processes = act(commands.look, options)
-    if options.json:
-        print(table.as_json(processes))
-    elif os.isatty(1):
-        table.show(processes)
-    else:
-        print(*table.as_lines(processes), sep="\n")
-    return 0
-
-
-def kill(options: argparse.Namespace) -> int:
-    """Send a signal to processes."""
+def speak(name: str, options: argparse.Namespace) -> int:
+    """Do what a verb says, where a kernel runs, or else with what it left."""
     from tokix import commands
 
-    return FAILED if act(commands.kill, options) else 0
+    return show(act(commands.speak, name, options), options)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what is there, what is missing, and what to do about it."""
+    from tokix.doctor import examine
+
+    return show(examine(options.state), options)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run a scenario with a live view, show what came of it, and that a kill -9 in the middle changes nothing."""
+    from tokix.demo import demo
+
+    return demo(options)
+
+
+def show(result: Result, options: argparse.Namespace) -> int:
+    """Print what came of a command."""
+    from tokix.shell.table import render
+
+    for complaint in result.complaints:
+        say(complaint)
+    print(render(result, json=options.json, width=get_terminal_size().columns if os.isatty(1) else None), end="")
+    return result.code
 
 
 def version(options: argparse.Namespace) -> int:
     """Print the version."""
     from tokix import __version__
 
-    print(f"tokix {__version__}")
+    print(f'{{"tokix": "{__version__}"}}' if getattr(options, "json", False) else f"tokix {__version__}")
     return 0
 
 
@@ -180,8 +215,9 @@ def wanted(options: argparse.Namespace) -> Spawn:
     from tokix.syscalls import Spawn
     from tokix.syscalls.abi import explain
 
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    see_here()
+    if options.program.endswith((".yaml", ".yml")):
+        return staged(options)
     program = absolute(options.program)
     try:
         Resolver().find(program)
@@ -193,61 +229,83 @@ def wanted(options: argparse.Namespace) -> Spawn:
         raise Failure(explain(error), WRONG) from None
 
 
-def argument(word: str) -> Any:
-    """Read an argument of a program: a JSON number, list, object, true, false or null is that; the rest is text."""
+def staged(options: argparse.Namespace) -> Spawn:
+    """Give the call that plays a scenario, and mount its devices; raises Failure with all that is wrong in the file."""
+    from tokix import scenario
+
+    if options.args:
+        raise Failure(f"a scenario takes no arguments, such as {options.args[0]}", WRONG)
     try:
-        word.encode()
-        value = json.loads(word, parse_constant=refuse)
-    except UnicodeEncodeError:
-        raise Failure(f"the argument {word!a} is not valid UTF-8", WRONG) from None
-    except (ValueError, RecursionError):
-        return word
-    return word if isinstance(value, str) else value
+        plan = scenario.load(scenario.locate(options.program))
+    except scenario.ScenarioError as error:
+        *others, last = error.lines
+        for line in others:
+            say(line)
+        raise Failure(last, WRONG) from None
+    options.mount = [*(options.mount or ()), *scenario.mounts(plan)]
+    call = scenario.spawn(plan)
+    return call.model_copy(update={"nice": options.nice, "fds": dict.fromkeys(range(3), "tty")})
 
 
-def refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")
+def see_here() -> None:
+    """Let modules in the current folder be programs."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 # ---- the command line
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Failure(f"{message}; see `{self.prog} --help`", WRONG)
-
-
 def command_line() -> Parser:
     """Describe all that can be typed."""
+    from tokix import models
+
     parser = Parser(prog="tokix", description="An operating system for LLM agents.")
     parser.set_defaults(command=missing)
     parser.add_argument("--version", dest="command", action="store_const", const=version, help=version.__doc__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(function: Callable[[argparse.Namespace], int], **more: Any) -> argparse.ArgumentParser:
-        text = str(function.__doc__)
-        added = commands.add_parser(function.__name__, help=text, description=text, **more)
+    def command(
+        name: str, text: str | None, function: Callable[[argparse.Namespace], int], **more: Any
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, **more)
         added.set_defaults(command=function)
         return added
 
-    describe_run(command(run, epilog=PROGRAMS, formatter_class=argparse.RawDescriptionHelpFormatter))
-    describe_ps(command(ps))
-    describe_kill(command(kill))
-    command(version)
+    raw = argparse.RawDescriptionHelpFormatter
+    describe_run(command("run", run.__doc__, run, epilog=PROGRAMS, formatter_class=raw))
+    describe_sh(command("sh", sh.__doc__, sh, epilog=SHELL, formatter_class=raw))
+    for name, verb in VERBS.items():
+        described = command(name, verb.help, partial(speak, name))
+        add_state(described)
+        verb.describe(described)
+    describe_demo(command("demo", demo.__doc__, demo))
+    examined = command("doctor", doctor.__doc__, doctor)
+    add_state(examined)
+    add_json(examined)
+    models.add(commands)
+    add_json(command("version", version.__doc__, version))
     return parser
 
 
 PROGRAMS = """\
-PROGRAM is one that comes with tokix (echo, pingpong, philosophers, mapreduce), an entry point of the group
-tokix.programs, a module such as package.module, or a file such as path/to/program.py; :FUNCTION after it names an
-async function other than main. An ARG that is a JSON number, list, object, true, false or null is that to the
-program; every other is text. The program ends with exit code 0, or 1 to 255 if that is its value; 1 if it crashed;
-128 + n if it was killed by signal n.
+PROGRAM is one that comes with tokix (such as chat, react, plan, mapreduce, debate, watch), an entry point of the
+group tokix.programs, a module such as package.module, or a file such as path/to/program.py; :FUNCTION after it names
+an async function other than main. FILE.yaml is a scenario: many programs, what flows between them, and what must hold
+at the end; debate.yaml, philosophers.yaml and pipeline.yaml come with tokix. An ARG that is a JSON number, list,
+object, true, false or null is that to the program; every other is text. The program ends with exit code 0, or 1 to
+255 if that is its value; 1 if it crashed; 128 + n if it was killed by signal n.
 
-Without PROGRAM, what is unfinished goes on until all has ended. Ctrl-C stops the kernel, and nothing is lost: the next
-`tokix run` on the same state directory goes on. If a kernel runs there already, the program runs in that one.
+Without PROGRAM, what is unfinished goes on until all has ended. Ctrl-C stops the kernel, and nothing is lost: the
+next `tokix run` on the same state directory goes on. If a kernel runs there already, the program runs in that one.
+"""
+
+SHELL = """\
+On a terminal, `help` says what can be typed, and Ctrl-D leaves. Without a terminal, lines are read from the standard
+input, and what they have started is waited for. The exit code is that of the last command.
+
+The shell boots a kernel, or joins the one that runs on the state directory. What is unfinished when a shell leaves with
+its kernel goes on at the next `tokix sh` or `tokix run`; the programs of a shell that has joined end with it.
 """
 
 
@@ -255,33 +313,54 @@ def describe_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", metavar="PROGRAM", help="what to run, with its arguments")
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG", help=argparse.SUPPRESS)
     add_state(parser)
+    add_shape(parser)
+    parser.add_argument("--nice", metavar="N", type=number(-20, 19), help="priority of the program: -20 is first")
+    parser.add_argument("--json", action="store_true", help="say how it ended as a line of JSON on the standard error")
+
+
+def describe_sh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", dest="line", metavar="LINE", help="do what this line says, instead of asking for lines")
+    add_state(parser)
+    add_shape(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    text = "what agents think with: toy, or as in `tokix models fetch` (default: $TOKIX_MODEL, or smollm2)"
+    parser.add_argument("--model", metavar="MODEL", help=text)
+
+
+def describe_demo(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("scenario", nargs="?", default="library.yaml", metavar="FILE", help="default: library.yaml")
+    parser.add_argument("--no-crash", dest="crash", action="store_false", help="leave out the second, killed run")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("tokix-demo"), help="for the pictures (default: tokix-demo)"
+    )
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add what shapes a kernel."""
+    add_model(parser)
+    parser.add_argument(
+        "--window", metavar="N", type=number(64), help="tokens of a context that an agent sees at once (default: all)"
+    )
     parser.add_argument(
         "--durable",
         choices=["process", "power", "none"],
         help="what the state survives: the death of the kernel (the default), a loss of power, or nothing",
     )
-    parser.add_argument(
-        "--policy", choices=["FCFS", "RR", "PRIORITY"], type=str.upper, help="who thinks next (default: PRIORITY)"
-    )
+    parser.add_argument("--policy", choices=POLICIES, type=str.upper, help="who thinks next (default: PRIORITY)")
     parser.add_argument("--quantum", metavar="N", type=number(1), help="tokens in a turn (default: 16)")
     parser.add_argument("--lanes", metavar="N", type=number(1, 4096), help="who thinks at the same time (default: 8)")
-    parser.add_argument("--nice", metavar="N", type=number(-20, 19), help="priority of the program: -20 is first")
     parser.add_argument("--seed", metavar="N", type=number(), help="what all chance derives from (default: 0)")
     parser.add_argument("--root", metavar="DIR", type=folder, help="let programs read and write files below DIR")
-
-
-def describe_ps(parser: argparse.ArgumentParser) -> None:
-    add_state(parser)
-    parser.add_argument("--all", action="store_true", help="the dead, and this command itself, too")
-    parser.add_argument("--json", action="store_true", help="as a JSON list")
-
-
-def describe_kill(parser: argparse.ArgumentParser) -> None:
-    add_state(parser)
     parser.add_argument(
-        "-s", dest="signal", metavar="SIGNAL", type=signal_name, default="TERM", help="such as INT (default: TERM)"
+        "--mount",
+        metavar="NAME=DRIVER[:ARG][,OPTION]",
+        type=mount,
+        action="append",
+        help="a device, such as clock, files=files:DIR,write or db=sqlite:FILE; can be said many times",
     )
-    parser.add_argument("pids", nargs="+", metavar="PID", type=number(0), help="from `tokix ps`")
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
@@ -302,38 +381,16 @@ def state_directory(said: Path | None) -> Path:
         raise Failure("there is no home directory; say --state DIR, or set TOKIX_STATE", WRONG) from None
 
 
-def number(low: int | None = None, high: int | None = None) -> Callable[[str], int]:
-    """Make a reader of whole numbers in a range."""
+def mount(word: str) -> Mount:
+    from tokix.mounts import Mount, MountError
 
-    def read(word: str) -> int:
-        value = int(word)
-        if low is not None and value < low:
-            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
-        if high is not None and value > high:
-            raise argparse.ArgumentTypeError(f"{value} is more than {high}")
-        return value
-
-    read.__name__ = "number"  # argparse says "invalid number value"
-    return read
+    try:
+        return Mount.read(word)
+    except MountError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def folder(word: str) -> Path:
     if not Path(word).is_dir():
         raise argparse.ArgumentTypeError(f"{word} is not a folder")
     return Path(word).absolute()
-
-
-def signal_name(word: str) -> str:
-    """Read TERM, SIGTERM, term or 15."""
-    known = {str(s.value): s.name for s in signal.Signals}
-    name = known.get(word, word).upper().removeprefix("SIG")
-    if name not in SIGNALS:
-        raise argparse.ArgumentTypeError(f"no signal {word}; there is {', '.join(SIGNALS)}")
-    return name
-
-
-def dashed(words: Sequence[str]) -> list[str]:
-    """Write `kill -TERM` as `kill -sTERM`: to argparse the first is no option."""
-    if words[:1] != ["kill"]:
-        return list(words)
-    return [re.sub(r"^-([A-Z]{2,}|\d+)$", r"-s\1", word) for word in words]

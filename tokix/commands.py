@@ -7,26 +7,34 @@ with that one, and needs neither machine nor store for it.
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from tokix.cli import say
+from tokix.failure import Interrupted
 from tokix.shell.client import Client, NoKernel, connect
 from tokix.shell.join import join
 from tokix.shell.status import exit_code, sentence
+from tokix.shell.table import Result
+from tokix.shell.usage import SIGNALLED
+from tokix.shell.verbs import ACTS
 from tokix.state import busy
 from tokix.storage import StoreError
-from tokix.syscalls import ExitStatus, Kill, ProcessInfo, Spawn, Stat, SyscallError
+from tokix.syscalls import ExitStatus, Spawn
 from tokix.terminal import Source, put
 
 R = TypeVar("R")
 
+#: Verbs that need no kernel.
+WITHOUT = ("ps", "logs", "devices")
 #: How often, and how many seconds apart, a command tries while a kernel is just coming or going.
 TRIES, PAUSE = 10, 0.1
 #: Seconds after which somebody who waits is told what for.
@@ -74,9 +82,11 @@ async def run(options: Namespace, spawn: Spawn | None) -> int:
     return await either(options.state, "run", lambda client: run_there(client, options, spawn), here)
 
 
-def tell(status: ExitStatus) -> int:
+def tell(status: ExitStatus, json: bool = False) -> int:
     """Tell how a program has ended; gives the exit code."""
-    if text := sentence(status):
+    if json:
+        print(status.model_dump_json(), file=sys.stderr, flush=True)
+    elif text := sentence(status):
         say(text)
     return exit_code(status)
 
@@ -88,7 +98,7 @@ async def run_there(client: Client, options: Namespace, spawn: Spawn | None) -> 
         return 0
     if options.unused:
         say(f"a kernel runs on {options.state} already: {' '.join(options.unused)} has no effect")
-    return tell(await join(client, spawn, Source(0 if in_foreground() else -1).read, put))
+    return tell(await join(client, spawn, Source(0 if in_foreground() else -1).read, put), options.json)
 
 
 def in_foreground() -> bool:
@@ -99,34 +109,45 @@ def in_foreground() -> bool:
         return False
 
 
-# ---- ps
+# ---- sh
 
 
-async def look(options: Namespace) -> list[ProcessInfo]:
-    def here() -> Awaitable[list[ProcessInfo]]:
+async def sh(options: Namespace) -> int:
+    def here() -> Awaitable[int]:
         from tokix import here
 
-        return here.look(options)
+        return here.sh(options)
 
-    return await either(options.state, "ps", lambda client: look_there(client, options), here)
-
-
-async def look_there(client: Client, options: Namespace) -> list[ProcessInfo]:
-    found = await client.call(Stat(dead=options.all))
-    return [process for process in found if options.all or process.pid != client.pid]
+    return await either(options.state, "sh", lambda client: sh_there(client, options), here)
 
 
-# ---- kill
+async def sh_there(client: Client, options: Namespace) -> int:
+    """Be a shell of the kernel that runs already."""
+    from tokix.sh import Sitting
+
+    if options.unused:
+        say(f"a kernel runs on {options.state} already: {' '.join(options.unused)} has no effect")
+    greeting = (
+        f"tokix {version('tokix')}, with the kernel that runs on {options.state}; `help` says more, Ctrl-D leaves"
+    )
+    try:
+        return await Sitting(options).run(client, None, greeting, "will end with this shell", None)
+    except Interrupted as cut:
+        return SIGNALLED + cut.signum
 
 
-async def kill(options: Namespace) -> int:
-    """Signal each process; gives how many could not be signalled. Raises NoKernel."""
-    failures = 0
-    async with connected(options.state, "kill") as client:
-        for pid in options.pids:
-            try:
-                await client.call(Kill(pid=pid, signal=options.signal))
-            except SyscallError as error:
-                say(str(error))
-                failures += 1
-    return failures
+# ---- all others
+
+
+async def speak(name: str, options: Namespace) -> Result:
+    """Do what a verb says. Raises NoKernel, where it needs one."""
+    if name in WITHOUT:
+
+        def here() -> Awaitable[Result]:
+            from tokix import here
+
+            return here.WITHOUT[name](options)
+
+        return await either(options.state, name, lambda client: ACTS[name](client, options), here)
+    async with connected(options.state, name) as client:
+        return await ACTS[name](client, options)

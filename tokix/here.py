@@ -3,56 +3,166 @@
 from __future__ import annotations
 
 import gc
+import shlex
+import sqlite3
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from tokix import machines, mounts, scenario
 from tokix.boot import System, boot
-from tokix.cli import WRONG, Failure, say
+from tokix.cli import say
 from tokix.commands import PATIENCE, tell
-from tokix.drivers import Calc, Files
+from tokix.drivers import Calc, Files, Person
+from tokix.kernel.calls.system import logged
+from tokix.kernel.life import INIT
 from tokix.kernel.policy import DEFAULT_QUANTUM, POLICIES, Policy
-from tokix.kernel.ports import TABLES
+from tokix.kernel.ports import TABLES, Driver
+from tokix.person import Guest
 from tokix.shell.client import Client
+from tokix.shell.jobs import Jobs
+from tokix.shell.table import Result, brief, of_journal, of_processes
+from tokix.shell.usage import WRONG, Failure
+from tokix.shell.verbs import chosen
 from tokix.state import TRUTH, opened
-from tokix.syscalls import ExitStatus, ProcessInfo, Spawn, Stat, Wait
-from tokix.syscalls.base import from_json
+from tokix.syscalls import ExitStatus, LogEntry, ProcessInfo, Spawn, Stat, Wait
+from tokix.syscalls.base import from_json, to_json
+from tokix.terminal import Terminals
+
+if TYPE_CHECKING:
+    from tokix.kernel.process import Process
 
 
-async def run(options: Namespace, spawn: Spawn | None) -> int:
-    """Be the kernel until the program has ended; without one, until nothing is unfinished."""
+@asynccontextmanager
+async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
+    """Boot a kernel of the shape that was asked for."""
+    person = Guest()
+    machine, encoder = machines.wanted(options.model or begun(options.state), window=options.window)
     gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
-    drivers: dict[str, Any] = {"calc": Calc()}
-    if options.root:
-        drivers["files"] = Files(options.root)
     async with boot(
         options.state,
         durable=options.durable or "process",
         policy=policy(options.policy or "PRIORITY", options.quantum),
-        drivers=drivers,
+        machine=machine,
+        encoder=encoder,
+        drivers=mounted(options, person),
         lanes=options.lanes or 8,
         seed=options.seed or 0,
-        signalled=True,
+        **more,
     ) as system:
+        person.sit(system)
         if options.seed is not None and options.seed != system.kernel.seed:
             say(f"--seed has no effect: what is in {options.state} began with seed {system.kernel.seed}")
+        yield system
+
+
+def begun(state: Path) -> str | None:
+    """Give the model on which something is unfinished in a state directory: it goes on on that."""
+    if not (state / TRUTH).exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{(state / TRUTH).absolute().as_uri()}?mode=ro", uri=True)) as truth:
+            unfinished = truth.execute("select 1 from process where status is null and pid > 1 limit 1").fetchone()
+            model = truth.execute("select value from kernel where name = 'model'").fetchone()
+    except sqlite3.Error:  # the boot that follows opens it too, and says what is wrong
+        return None
+    return str(model[0]) if unfinished and model else None
+
+
+def mounted(options: Namespace, person: Person) -> dict[str, Driver]:
+    """Give the drivers that a kernel has."""
+    drivers: dict[str, Driver] = {"calc": Calc()}
+    if options.root:
+        drivers["files"] = Files(options.root, write=True)
+    given = options.mount or ()
+    taken = {mount.name for mount in given}
+    kept = [mount for mount in scenario.unfinished(options.state) if mount.name not in taken]
+    try:
+        return drivers | mounts.mounted([*kept, *given], person)
+    except mounts.MountError as error:
+        raise Failure(f"--mount: {error}", WRONG) from None
+
+
+async def run(options: Namespace, spawn: Spawn | None) -> int:
+    """Be the kernel until the program has ended; without one, until nothing is unfinished."""
+    async with booted(options, signalled=True) as system:
         async with system.attach("run") as client:
             if spawn:
                 pid = await client.call(spawn)
                 status = await client.call(Wait(pid=pid))
                 await system.terminal.drained()
-                code = tell(status)
+                code = tell(status, options.json)
             else:
-                code = await resume(system, client)
-        with anyio.move_on_after(PATIENCE) as patience:
-            await system.control.alone()
-        if patience.cancelled_caught:
-            say("the program has ended; others still use its kernel, and Ctrl-C stops it")
-            await system.control.alone()
-        await system.terminal.drained()
+                code = await resume(system, client, options.json)
+        await deserted(system, "the program")
         return code
+
+
+async def deserted(system: System, who: str) -> None:
+    """Wait until nobody needs the kernel any more."""
+    with anyio.move_on_after(PATIENCE) as patience:
+        await system.control.alone()
+    if patience.cancelled_caught:
+        say(f"{who} has ended; others still use its kernel, and Ctrl-C stops it")
+        await system.control.alone()
+    await system.terminal.drained()
+
+
+# ---- sh
+
+
+async def sh(options: Namespace) -> int:
+    """Be the kernel, and a shell."""
+    from tokix.sh import Sitting, report
+
+    sitting = Sitting(options)
+    terminals = Terminals(report(sitting.screen))
+    lost = "will be lost" if options.durable == "none" else "will go on at the next `tokix sh` or `tokix run`"
+    greeting = f"tokix {version('tokix')}, with a kernel on {options.state}; `help` says more, Ctrl-D leaves"
+    async with booted(options, terminal=terminals) as system:
+        async with system.attach("sh") as client:
+
+            def begin(jobs: Jobs) -> None:
+                adopt(system, client, jobs, terminals)
+                terminals.greet(lambda port: port.hear(jobs.overhear().show))
+
+            code = await sitting.run(
+                client, lambda number: terminals.claim(f"{client.pid}.{number}"), greeting, lost, begin
+            )
+        await deserted(system, "the shell")
+        return code
+
+
+def adopt(system: System, client: Client, jobs: Jobs, terminals: Terminals) -> None:
+    """Make jobs of what an earlier kernel has left unfinished: one of all that share a terminal."""
+    roots: dict[str, list[Process]] = {}
+    for process in system.unfinished():
+        if process.ppid in (0, INIT) and not process.parked and process.fds.get(1, "").startswith("tty:"):
+            roots.setdefault(process.fds[1], []).append(process)
+    for stream, processes in roots.items():
+        text = " | ".join(spoken(process) for process in processes)
+        pids, stopped = [process.pid for process in processes], all(process.stopped for process in processes)
+        jobs.adopt(text, pids, terminals.port(stream), lambda pid: ended(system, client, pid), stopped)
+
+
+def spoken(process: Process) -> str:
+    """Write what was typed to start a process."""
+    words = [word if isinstance(word, str) else to_json(word) for word in from_json(process.args)]
+    return shlex.join([brief(process.program), *words])
+
+
+async def ended(system: System, client: Client, pid: int) -> ExitStatus:
+    """Wait for the end of a process that is not the client's child."""
+    while any(process.pid == pid for process in system.unfinished()):
+        await system.changed.wait()
+    [process] = await client.call(Stat(pid=pid, dead=True))
+    assert process.status
+    return process.status
 
 
 def policy(name: str, quantum: int | None) -> Policy:
@@ -64,7 +174,7 @@ def policy(name: str, quantum: int | None) -> Policy:
     return kind(quantum or DEFAULT_QUANTUM)
 
 
-async def resume(system: System, client: Client) -> int:
+async def resume(system: System, client: Client, json: bool) -> int:
     """Wait until all that is unfinished has ended, but for what is parked; gives the code of the first that failed."""
     if many := len(system.unfinished()):
         say(f"going on with {many} unfinished process{'es' * (many > 1)}")
@@ -79,21 +189,24 @@ async def resume(system: System, client: Client) -> int:
             [process] = await client.call(Stat(pid=pid, dead=True))
             await system.terminal.drained()
             assert process.status
-            codes[pid] = tell(process.status)
+            codes[pid] = tell(process.status, json)
         if all(process.parked for process in unfinished):
             return next((code for _, code in sorted(codes.items()) if code), 0)
         await changed.wait()
 
 
-async def look(options: Namespace) -> list[ProcessInfo]:
-    """Read the store of a kernel that does not run."""
+# ---- what a kernel has left
+
+
+async def ps(options: Namespace) -> Result:
+    """Read the process table of a kernel that does not run."""
     rows: list[tuple[Any, ...]] = []
     if (options.state / TRUTH).exists():
         with opened(options.state, "process") as store:
             rows = [*store.load()["process"], *(store.dead() if options.all else ())]
     say(f"no kernel runs on {options.state}; this is what is saved there" if rows else f"nothing is in {options.state}")
     columns = (dict(zip(TABLES["process"].columns, row, strict=True)) for row in sorted(rows))
-    return [saved(row) for row in columns if not row["foreign"]]
+    return Result(of_processes(saved(row) for row in columns if not row["foreign"]))
 
 
 def saved(row: dict[str, Any]) -> ProcessInfo:
@@ -102,3 +215,30 @@ def saved(row: dict[str, Any]) -> ProcessInfo:
     status = ExitStatus.model_validate_json(row["status"]) if row["status"] else None
     state = "REAPED" if row["reaped"] else "ZOMBIE" if status else "SAVED"
     return ProcessInfo(**plain, args=from_json(row["args"]), state=state, status=status)
+
+
+async def logs(options: Namespace) -> Result:
+    """Read the journal of a process that nobody runs."""
+    if not (options.state / TRUTH).exists():
+        raise Failure(f"nothing is in {options.state}")
+    with opened(options.state, "process") as store:
+        pids = {row[0] for row in (*store.load()["process"], *store.dead())}
+        entries = [LogEntry.model_validate(entry) for entry in logged(store.journal(options.pid, options.last))]
+    if options.pid not in pids:
+        raise Failure(f"ESRCH: no process {options.pid} in {options.state}; `tokix ps --all` shows them")
+    return Result(of_journal(entries, not options.full))
+
+
+async def devices(options: Namespace) -> Result:
+    """Describe what a kernel would have."""
+    say(f"no kernel runs on {options.state}; this is what `tokix run` mounts without options")
+    return chosen(
+        [
+            driver.describe(name)
+            for name, driver in mounted(Namespace(root=None, mount=None, state=options.state), Guest()).items()
+        ],
+        options.names,
+    )
+
+
+WITHOUT = {"ps": ps, "logs": logs, "devices": devices}

@@ -1,4 +1,4 @@
-"""What the host gives to a kernel: a clock, a thread for the machine, and signals."""
+"""What the host gives to a kernel: a clock, a thread for the machine and for its encoder, and signals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from tokix.kernel.ports import Machine
 
 T = TypeVar("T")
+
+#: Seconds for which a stopping kernel waits for its machine.
+LAST_TICK = 10.0
 
 #: The signals that ask for an end.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,7 +49,10 @@ class WallClock:
 
 
 class MachineThread:
-    """Runs ticks one after the other, so that the kernel can think, and wait, while the machine computes."""
+    """Runs ticks one after the other, so that the kernel can think, and wait, while the machine computes.
+
+    Between ticks it runs other work for the same cores, in its turn.
+    """
 
     def __init__(
         self,
@@ -56,18 +63,47 @@ class MachineThread:
     ) -> None:
         """`done` and `failed` are called in the event loop."""
         self._machine, self._loop, self._done, self._failed = machine, loop, done, failed
-        self._ticks: SimpleQueue[Tick | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="tokix machine", daemon=True).start()
+        self._ticks: SimpleQueue[Tick | Callable[[], None] | None] = SimpleQueue()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="tokix machine", daemon=True)
+        self._thread.start()
 
     def start(self, tick: Tick) -> None:
         self._ticks.put(tick)
 
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function on this thread, between ticks; gives what it returns, raises what it raises."""
+        future: Future[T] = self._loop.create_future()
+
+        def settle(result: Callable[[], None]) -> None:
+            if not future.done():  # else nobody waits any more
+                result()
+
+        def run() -> None:
+            try:
+                value = function(*args)
+            except BaseException as error:  # whatever it is, it is raised where it was asked for
+                self._tell(settle, partial(future.set_exception, error))
+            else:
+                self._tell(settle, partial(future.set_result, value))
+
+        self._ticks.put(run)
+        return await future
+
     def end(self) -> None:
-        """Let the thread end; the tick in flight, if any, is computed for nobody."""
+        """Let the thread end; the tick in flight, if any, is computed for nobody.
+
+        It is waited for: an interpreter that ends while torch computes is aborted. But not for ever.
+        """
+        self._ended = True
         self._ticks.put(None)
+        self._thread.join(LAST_TICK)
 
     def _run(self) -> None:
-        while tick := self._ticks.get():
+        while (tick := self._ticks.get()) and not self._ended:
+            if not isinstance(tick, Tick):
+                tick()
+                continue
             try:
                 done = TickDone(tick.serial, self._machine.run(tick))
             except BaseException as error:  # whatever it is, it stops the kernel, which reports it

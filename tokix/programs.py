@@ -22,6 +22,8 @@ from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from tokix.syscalls.program import declaration
+
 if TYPE_CHECKING:
     from tokix.kernel.ports import Program
 
@@ -63,15 +65,27 @@ class Resolver:
         return self._found[name]
 
 
-def absolute(name: str) -> str:
-    """Make a name that means the same in every folder."""
+def absolute(name: str, folder: Path = Path()) -> str:
+    """Make a name that means the same in every folder of one that is meant in this."""
     place, function = _split(name)
-    return f"{Path(place).expanduser().resolve()}{function and ':'}{function}" if _is_file(place) else name
+    if not _is_file(place):
+        return name
+    return f"{(folder / Path(place).expanduser()).resolve()}{function and ':'}{function}"
 
 
 def shipped() -> list[str]:
-    """List the programs that come with tokix."""
-    return [module.name for module in iter_modules(import_module(_AGENTS).__path__)]
+    """List the programs that come with tokix: the modules of its agents that have a `main`."""
+    names = (module.name for module in iter_modules(import_module(_AGENTS).__path__))
+    return [name for name in names if hasattr(import_module(f"{_AGENTS}.{name}"), "main")]
+
+
+def described(name: str) -> str:
+    """Say in one line how a program is called and what it does; raises ProgramError."""
+    found = Resolver().find(name)
+    if said := declaration(found):
+        return f"{said.usage(name)}: {said.doc}"
+    docs = (getattr(sys.modules.get(found.__module__), "__doc__", None), found.__doc__)
+    return next((doc.strip().partition("\n")[0] for doc in docs if doc), name)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -143,6 +157,6 @@ def _function(module: ModuleType, function: str, name: str) -> Program:
 
 
 def _async(found: Any, name: str) -> Program:
-    if not iscoroutinefunction(found):
+    if not (iscoroutinefunction(found) or declaration(found)):
         raise ProgramError(f"no program {name}: {getattr(found, '__qualname__', repr(found))} is not an async function")
     return cast("Program", found)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel.arch.toy import ToyMachine
+from tokix.archive import Archive, encode
+from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.kernel.calls.process import buried
+from tokix.kernel.calls.system import logged
 from tokix.kernel.events import (
     Answer,
     Attach,
     Attached,
     Detach,
     Effect,
+    Encode,
     Fetch,
     Hangup,
     Input,
@@ -27,6 +31,7 @@ from tokix.kernel.events import (
     Prompt,
     Reply,
     Report,
+    Search,
     Show,
     Shown,
     Tick,
@@ -40,7 +45,7 @@ from tokix.syscalls.errors import decode_error
 
 if TYPE_CHECKING:
     from tokix.kernel.policy import Policy
-    from tokix.kernel.ports import Machine, Programs, Store
+    from tokix.kernel.ports import Encoder, Machine, Programs, Store
 
 
 class Person:
@@ -108,6 +113,10 @@ class World:
         return "".join(text for p, f, text in chunks if pid in (None, p) and fd in (None, f))
 
 
+#: The machine has nothing else to do: pages can be embedded.
+IDLE = object()
+
+
 class Simulation:
     """One life of a kernel."""
 
@@ -118,11 +127,13 @@ class Simulation:
         world: World | None = None,
         machine: Machine | None = None,
         policy: Policy | None = None,
+        encoder: Encoder | None = None,
         **shape: Any,
     ) -> None:
         """Boot from the store. `shape` is handed to `Kernel`: lanes, prefill, budget, init, seed, …."""
         self.store, self.world = store, world or World()
         self.machine = machine or ToyMachine()
+        self.archive = Archive(store, encoder or ToyEncoder())
         self.kernel = Kernel(
             store.load(),
             machine=self.machine,
@@ -136,6 +147,8 @@ class Simulation:
         self.serial = count()
         person = self.world.person
         foreign = [p.pid for p in self.kernel.procs.values() if p.foreign and not (person and p.pid == person.pid)]
+        if self.archive.pending:
+            self.later(1.5, IDLE)
         self.due: list[Any] = [*map(Detach, foreign), *(person.begin() if person else ())]
         self.steps = 0
 
@@ -157,6 +170,9 @@ class Simulation:
             self.later(1.0, outcome.tick)
         if outcome.rows:
             self.store.commit(outcome.rows)
+        self.archive.committed(due, outcome.rows)
+        if "page" in outcome.rows and self.archive.pending:
+            self.later(1.5, IDLE)
         for effect in outcome.effects:
             self.start(effect)
         self.kernel.check()
@@ -172,8 +188,14 @@ class Simulation:
             case Prompt(stream) if world.lines:
                 taken = self.kernel.streams[stream].next  # the kernel knows how much it has, after a kill too
                 self.later(0.5, Input(stream, world.lines[taken] if taken < len(world.lines) else None))
+            case Fetch(key, int(pid), last):
+                self.later(0.5, Answer(key, logged(self.store.journal(pid, last))))
             case Fetch(key):
                 self.later(0.5, Answer(key, [buried(row) for row in self.store.dead()]))
+            case Search(key):
+                self.later(0.5, self.found(effect))
+            case Encode(key, texts):
+                self.later(0.5, self.made(key, texts))
             case Attached(_, pid) if world.person:
                 world.person.pid = pid
                 self.due += world.person.next()
@@ -190,6 +212,31 @@ class Simulation:
         except SyscallError as error:
             return Answer(effect.key, error=error)
 
+    def found(self, effect: Search) -> Answer:
+        """Search the archive; the vectors that were lacking go to the kernel too."""
+        try:
+            self.embed(effect.spaces)
+            [query] = encode(self.archive.needed(), [effect.query])
+            *_, found = self.archive.search(effect, query)
+            return Answer(effect.key, found)
+        except SyscallError as error:
+            return Answer(effect.key, error=error)
+
+    def made(self, key: str, texts: list[str]) -> Answer:
+        try:
+            return Answer(key, encode(self.archive.needed(), texts))
+        except SyscallError as error:
+            return Answer(key, error=error)
+
+    def embed(self, spaces: tuple[tuple[int, str], ...] | None = None) -> None:
+        """Embed what lacks a vector."""
+        while batch := self.archive.batch(spaces):
+            keys, texts = batch
+            with self.archive.kept(keys):
+                vectors = encode(self.archive.needed(), texts)
+            for event in self.archive.embedded(keys, vectors):
+                self.later(0.5, event)
+
     def later(self, delay: float, event: Any) -> None:
         heapq.heappush(self.events, (self.world.now + delay, next(self.serial), event))
 
@@ -203,5 +250,9 @@ class Simulation:
         self.world.now = max(self.world.now, min(times))
         while self.events and self.events[0][0] <= self.world.now:
             event = heapq.heappop(self.events)[2]
+            if event is IDLE:
+                with suppress(SyscallError):  # whoever searches is told
+                    self.embed()
+                continue
             self.due.append(TickDone(event.serial, self.machine.run(event)) if isinstance(event, Tick) else event)
         return True

@@ -5,6 +5,7 @@ kernel.lock   held by the kernel that runs
 control.sock  the way to it, for other commands
 running       the pid whose program is driven now (see `tokix.watchdog`)
 deaths.json   who was running when kernels died
+history       what was typed in the shell
 crash-*.txt   reports of what went wrong
 """
 

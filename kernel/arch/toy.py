@@ -9,14 +9,17 @@ bytes: tokens 0 to 255 are themselves, the rest are the marks of the chat templa
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from tokix.kernel.arch.grammar import Grammars
 from tokix.kernel.frames import FRAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tokix.kernel.events import Row, Sampling, Tick
     from tokix.syscalls import Role
@@ -26,20 +29,26 @@ MARKS: dict[Role, int] = {"system": 256, "user": 257, "assistant": 258, "tool": 
 #: What the machine says: letters and spaces, and once in a while the end.
 ALPHABET: list[int] = [*b"etaoin shrdlucmfwypvbgkjqxz etao", END]
 _SLOT = Struct("<HI")  # token, position
+_ENDINGS = re.compile("(?<=...)(ing|ed|es|s)$")
 
 
 class ToyMachine:
     """A machine whose output depends on every token that it reaches, computed with a hash."""
 
+    name = "toy"
     stops = frozenset({END})
 
     def __init__(self, frames: int = 256, window: int = 2048, *, ends: bool = True) -> None:
         """Without `ends` the machine never ends by itself: every burst has its max_tokens."""
         self.frames, self.window = frames, window
         self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
+        self.grammars = Grammars([bytes([token]) if token < 256 else b"" for token in range(END + 1)], END, self.encode)
         self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames)]  # no slot is like this
 
     # ---- vocabulary
+
+    def preamble(self) -> list[int]:
+        return []
 
     def render(self, role: Role, text: str) -> list[int]:
         return [MARKS[role], *text.encode(), END]
@@ -55,6 +64,9 @@ class ToyMachine:
 
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
+
+    def refuse(self, schema: str) -> str:
+        return self.grammars.refuse(schema)
 
     # ---- execution
 
@@ -74,6 +86,8 @@ class ToyMachine:
         assert row.sampling
         end = row.start + len(row.feed)
         reached = (self.memory[frame] for frame in row.table[: -(-end // FRAME)])
+        if row.sampling.schema:
+            return self.obey(logits(reached, end, END + 1), row.sampling, end, row.said)
         return self.choose(logits(reached, end), row.sampling, end)
 
     def continuation(self, tokens: list[int], sampling: Sampling, count: int) -> list[int]:
@@ -89,15 +103,29 @@ class ToyMachine:
         """Give the token that a position has, from the scores of the letters."""
         return self.alphabet[choose(scores[: len(self.alphabet)], sampling, position)]
 
+    def obey(self, scores: list[float], sampling: Sampling, position: int, said: Sequence[int]) -> int:
+        """Give the token that a position has among those that the grammar allows: plain characters, if there are any.
 
-def logits(slots: Iterable[bytes | bytearray], end: int) -> list[float]:
-    """Give a score for each letter of the alphabet from the slots of positions 0…end."""
+        A quotation mark is a little likelier than the rest, so that a string ends after some ten characters.
+        """
+        scores[ord('"')] += 1
+        [allowed] = self.grammars.allowed(sampling.stream, sampling.schema, said).nonzero()
+        tokens = [int(t) for t in allowed if 32 <= t < 127 or t == END] or [int(t) for t in allowed]
+        return tokens[choose([scores[token] for token in tokens], sampling, position)]
+
+
+def logits(slots: Iterable[bytes | bytearray], end: int, count: int = len(ALPHABET)) -> list[float]:
+    """Give so many scores, one for each letter of the alphabet or each token, from the slots of positions 0…end."""
     digest = blake2b(digest_size=len(ALPHABET))
     left = end * _SLOT.size
     for frame in slots:
         digest.update(frame[:left])
         left -= len(frame)
-    return [byte / 32 for byte in digest.digest()]
+    if count == len(ALPHABET):
+        return [byte / 32 for byte in digest.digest()]
+    seed = digest.digest()
+    more = b"".join(blake2b(seed + bytes([part])).digest() for part in range(-(-count // 64)))
+    return [byte / 32 for byte in more[:count]]
 
 
 def choose(scores: list[float], sampling: Sampling, position: int) -> int:
@@ -123,3 +151,19 @@ def draw(stream: str, position: int) -> float:
     """Give the random number, from 0 up to 1, of a position of a stream: no generator, so there is no state to save."""
     digest = blake2b(f"{stream}@{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+class ToyEncoder:
+    """An encoder without weights: the words of a text without their endings, each counted at a place that is a hash."""
+
+    name, dimensions = "toy-128", 128
+
+    def embed(self, texts: list[str]) -> list[list[float]]:
+        return [self.vector(text) for text in texts]
+
+    def vector(self, text: str) -> list[float]:
+        counts = [0.0] * self.dimensions
+        for word in re.findall(r"\w+", text.casefold()):
+            counts[zlib.crc32(_ENDINGS.sub("", word).encode()) % self.dimensions] += 1
+        length = math.sqrt(sum(count * count for count in counts))
+        return [count / length for count in counts] if length else counts

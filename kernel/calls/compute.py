@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from tokix.kernel import streams
+from tokix.kernel import pager, streams
 from tokix.kernel.calls.memory import own_context, quota
 from tokix.kernel.context import Context, Page
 from tokix.kernel.events import Sampling
 from tokix.kernel.outcome import BLOCKED
+from tokix.kernel.pager import Fresh, Plan
 from tokix.kernel.scheduler import Burst
 from tokix.syscalls import EDQUOT, EINVAL, ENOMEM, Completion, Count, Think
+from tokix.syscalls.base import to_json as to_text
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
@@ -70,17 +72,21 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     """Begin a burst, or go on with the one that a restart found."""
     if c.prompt is not None and c.messages is not None:
         raise EINVAL("think takes a prompt for its own pages, or messages, not both")
-    process, ctx = b.proc, own_context(k, b) if c.messages is None else Context()
-    base = len(ctx.tokens)
-    head = prompt(k, c)
+    schema = "" if c.json_schema is None else to_text(c.json_schema)
+    if schema and (why := k.machine.refuse(schema)):
+        raise EINVAL(f"json_schema: {why}")
+    process, ctx = b.proc, own_context(k, b) if c.messages is None else k.blank()
+    plan = arrival(k, b, ctx, c)
+    head = prompt(k, plan)
+    base = len(ctx.tokens) - plan.taken(ctx)
+    limit = _limit(k, b, c, base + len(head), plan.charge)
+    if plan.out:
+        ctx.before = ctx.tokens.copy()
+        pager.take_out(k, ctx, plan.out)
     ctx.tokens += head
-    try:
-        limit = _limit(k, b, c, base, len(head))
-    except (ENOMEM, EDQUOT):
-        del ctx.tokens[base:]
-        raise
+    b.plan = plan
     _, again = k.begin(b, limit=limit)
-    process.reserved += limit + charge_of_prompt(k, c, head)
+    process.reserved += limit + plan.charge
     before = [t for _, tokens in sorted(k.partials.get(b.key, {}).items()) for t in tokens] if again else []
     ctx.tokens += before
     if ctx.computed >= len(ctx.tokens):  # at least one token has to be fed to get the next
@@ -91,7 +97,7 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
         key=b.key,
         owner=b,
         ctx=ctx,
-        sampling=Sampling(stream, c.temperature, c.top_p, c.top_k),
+        sampling=Sampling(stream, c.temperature, c.top_p, c.top_k, schema),
         nice=process.nice,
         base=base,
         prompt=base + len(head),
@@ -110,32 +116,33 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     return BLOCKED
 
 
-def prompt(k: Kernel, c: Think) -> list[int]:
-    """Give the tokens that a call puts in front of its answer."""
-    machine = k.machine
+def arrival(k: Kernel, b: Branch, ctx: Context, c: Think) -> Plan:
+    """Plan the pages that a call brings, and those that leave so that it has room for its answer; raises ENOMEM."""
     if c.messages is not None:
-        head = [token for message in c.messages for token in machine.render(message.role, message.text)]
-    else:
-        head = machine.render("user", c.prompt) if c.prompt is not None else []
-    return head + machine.opening()
+        rendered = [(m, k.machine.render(m.role, m.text)) for m in c.messages]
+        pages = [Page(m.role, len(tokens), False, m.text, i, i) for i, (m, tokens) in enumerate(rendered)]
+        return Plan([Fresh(page, tokens) for page, (_, tokens) in zip(pages, rendered, strict=True)], set())
+    fresh = pager.message(k, b.proc, ctx, "user", c.prompt) if c.prompt is not None else []
+    opening, closing = len(k.machine.opening()), len(k.machine.closing())
+    return pager.plan(b.proc, ctx, fresh, more=opening, room=c.max_tokens + closing, least=1 + closing)
 
 
-def charge_of_prompt(k: Kernel, c: Think, head: list[int]) -> int:
-    """Give the tokens of the prompt that the process pays: all that this call rendered, but for the opening."""
-    return len(head) - len(k.machine.opening())
+def prompt(k: Kernel, plan: Plan) -> list[int]:
+    """Give the tokens that a call puts in front of its answer."""
+    return [token for page, tokens in plan.fresh if page.id not in plan.out for token in tokens] + k.machine.opening()
 
 
-def _limit(k: Kernel, b: Branch, c: Think, base: int, head: int) -> int:
+def _limit(k: Kernel, b: Branch, c: Think, before: int, charge: int) -> int:
     """Give how many tokens the burst may generate; raises ENOMEM or EDQUOT if that is none."""
-    room = k.capacity - base - head - len(k.machine.closing())
+    room = k.capacity - before - len(k.machine.closing())
     promised: int = k.started[b.key]["limit"] if b.noted else 1
     if room < promised:
-        raise ENOMEM(f"the prompt has {base + head} tokens, the window {k.capacity}")
+        raise ENOMEM(f"the prompt has {before} tokens, the window {k.capacity}")
     if b.noted:  # begun before a restart: what it may generate was decided then
         return promised
     left = quota(b.proc)
     if left is not None:
-        left -= head - len(k.machine.opening())
+        left -= charge
         if left < 1:
             raise EDQUOT(f"the limit of {b.proc.limits.tokens} tokens is used up")
         room = min(room, left)
@@ -181,14 +188,15 @@ def finish(k: Kernel, b: Branch, burst: Burst, ended: bool) -> None:
     k.scheduler.finish(burst)
     b.burst = None
     reply = Completion(text=text.text, tokens=tokens, reason="stop" if ended else "length", prompt_tokens=burst.prompt)
-    head = ctx.tokens[burst.base : burst.prompt]
-    unreserve(k, b.proc, call, head, burst)
+    plan, b.plan, ctx.before = b.plan, None, None
+    assert plan
+    unreserve(b.proc, plan, burst)
     if call.messages is None:
         k.scheduler.trim(ctx, min(ctx.computed, burst.prompt + len(tokens)))
-        del ctx.tokens[burst.base :]
+        del ctx.tokens[burst.prompt :]
     else:
         k.scheduler.release(ctx)
-    settle(k, b.proc, ctx, call, head, reply)
+    settle(k, b, ctx, call, plan, reply)
     k.reply(b, reply)
 
 
@@ -204,32 +212,40 @@ def _until(k: Kernel, tokens: list[int], cut: int) -> list[int]:
     return tokens[:whole]
 
 
-def settle(k: Kernel, process: Process, ctx: Context, c: Think, head: list[int], reply: Completion) -> None:
-    """Account for a Think that succeeded and add its pages: live, and in a replay."""
-    process.tokens += charge_of_prompt(k, c, head) + len(reply.tokens)
+def settle(k: Kernel, b: Branch, ctx: Context, c: Think, plan: Plan, reply: Completion) -> None:
+    """Account for a Think that succeeded: its answer and its pages come, others are gone. Live, and in a replay."""
+    b.proc.tokens += plan.charge + len(reply.tokens)
     if c.messages is not None:
         return
     opening, closing = k.machine.opening(), k.machine.closing()
-    ctx.tokens += [*head, *reply.tokens, *closing]
-    if c.prompt is not None:
-        ctx.pages.append(Page("user", len(head) - len(opening), False, c.prompt))
-    ctx.pages.append(Page("assistant", len(opening) + len(reply.tokens) + len(closing), False, reply.text))
+    ctx.tokens += [*reply.tokens, *closing]
+    pager.turn(k, b, ctx, plan)
+    answer = len(opening) + len(reply.tokens) + len(closing)
+    ctx.pages.append(Page("assistant", answer, False, reply.text, ctx.next_page, ctx.next_page))
+    ctx.next_page += 1
 
 
 def redo_think(k: Kernel, b: Branch, c: Think, value: Completion) -> None:
-    settle(k, b.proc, k.context(b), c, prompt(k, c), value)
+    ctx = k.context(b)
+    plan = arrival(k, b, ctx, c)
+    if c.messages is None:
+        pager.take_out(k, ctx, plan.out)
+        ctx.tokens += prompt(k, plan)
+    settle(k, b, ctx, c, plan, value)
 
 
-def unreserve(k: Kernel, process: Process, c: Think, head: list[int], burst: Burst) -> None:
-    process.reserved -= burst.end - burst.prompt + charge_of_prompt(k, c, head)
+def unreserve(process: Process, plan: Plan, burst: Burst) -> None:
+    process.reserved -= burst.end - burst.prompt + plan.charge
 
 
 def withdraw(k: Kernel, b: Branch) -> None:
     """Take a burst back: the context is what it was."""
-    burst, b.burst = b.burst, None
+    (burst, b.burst), (plan, b.plan) = (b.burst, None), (b.plan, None)
     if burst:
-        unreserve(k, b.proc, b.call, burst.ctx.tokens[burst.base : burst.prompt], burst)
+        assert plan
+        unreserve(b.proc, plan, burst)
         k.scheduler.withdraw(burst)
+        pager.restore(k, burst.ctx)
         if b.call.messages is not None:
             k.scheduler.release(burst.ctx)
 

@@ -1,12 +1,34 @@
-"""Append, Pages and Pin: the context of a process, page by page. Pages live in the log: a replay makes them again."""
+"""Append, Pages, Pin, Evict, Recall, Forget, Embed: the context of a process, page by page.
+
+Pages live in the log: a replay makes them again, and moves them again (see `pager`). What a search finds is not in
+memory, so `Recall` and `Embed` wait for the edge; their outcomes are in the log, and a replay does not search.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from tokix.kernel import pager
 from tokix.kernel.context import Page
-from tokix.kernel.outcome import NULL, Encoded
-from tokix.syscalls import EAGAIN, EDQUOT, ENOENT, ENOMEM, Append, PageInfo, Pages, Pin
+from tokix.kernel.events import Encode, Search
+from tokix.kernel.outcome import BLOCKED, NULL, Encoded
+from tokix.kernel.pager import Plan
+from tokix.syscalls import (
+    EAGAIN,
+    EDQUOT,
+    EINVAL,
+    ENOENT,
+    Append,
+    Embed,
+    Evict,
+    Forget,
+    PageInfo,
+    Pages,
+    Pin,
+    Recall,
+    Recalled,
+)
 
 if TYPE_CHECKING:
     from tokix.kernel.context import Context
@@ -20,6 +42,13 @@ def quota(process: Process) -> int | None:
     return None if limit is None else limit - process.tokens - process.reserved
 
 
+def afford(process: Process, plan: Plan, what: str) -> None:
+    """Raise EDQUOT if the pages of a plan are more than is left of the limit."""
+    left = quota(process)
+    if left is not None and plan.charge > left:
+        raise EDQUOT(f"{what} has {plan.charge} tokens, {left} are left of the limit")
+
+
 def own_context(k: Kernel, b: Branch) -> Context:
     """Give the context of a branch to change; raises EAGAIN while another call of a foreign process works on it."""
     ctx = k.context(b)
@@ -28,47 +57,203 @@ def own_context(k: Kernel, b: Branch) -> Context:
     return ctx
 
 
+def add(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
+    """Let pages in, and others out."""
+    pager.enter(k, ctx, plan)
+    pager.turn(k, b, ctx, plan)
+    b.proc.tokens += plan.charge
+
+
+# ---- Append
+
+
+def _arrival(k: Kernel, b: Branch, ctx: Context, c: Append) -> Plan:
+    return pager.plan(b.proc, ctx, pager.message(k, b.proc, ctx, c.role, c.text, c.pinned))
+
+
 def append(k: Kernel, b: Branch, c: Append) -> int:
     ctx = own_context(k, b)
-    tokens = k.machine.render(c.role, c.text)
-    room = k.capacity - len(ctx.tokens)
-    if len(tokens) > room:
-        raise ENOMEM(f"the page has {len(tokens)} tokens, the window has room for {room}")
-    left = quota(b.proc)
-    if left is not None and len(tokens) > left:
-        raise EDQUOT(f"the page has {len(tokens)} tokens, {left} are left of the limit")
-    add_page(b.proc, ctx, c, tokens)
-    return len(ctx.pages) - 1
-
-
-def add_page(process: Process, ctx: Context, c: Append, tokens: list[int]) -> None:
-    ctx.tokens += tokens
-    ctx.pages.append(Page(c.role, len(tokens), c.pinned, c.text))
-    process.tokens += len(tokens)
+    id, plan = ctx.next_page, _arrival(k, b, ctx, c)
+    afford(b.proc, plan, "the page")
+    add(k, b, ctx, plan)
+    return id
 
 
 def redo_append(k: Kernel, b: Branch, c: Append, value: int) -> None:
-    add_page(b.proc, k.context(b), c, k.machine.render(c.role, c.text))
+    ctx = k.context(b)
+    add(k, b, ctx, _arrival(k, b, ctx, c))
+
+
+# ---- Pages, Pin, Evict
 
 
 def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
+    ctx = _context_of(k, b, c.pid)
+    resident = {page.id for page in ctx.pages}
     return [
-        PageInfo(id=i, role=page.role, tokens=page.tokens, pinned=page.pinned, text=page.text)
-        for i, page in enumerate(k.context(b).pages)
+        PageInfo(
+            id=page.id,
+            role=page.role,
+            tokens=page.tokens,
+            pinned=page.pinned,
+            text=page.text,
+            resident=page.id in resident,
+            message=page.message,
+            recalled=page.source,
+        )
+        for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
     ]
 
 
+def _context_of(k: Kernel, b: Branch, pid: int | None) -> Context:
+    """Give the context of a branch, or of another process; raises ESRCH."""
+    return k.context(b if pid is None else _root(k, pid))
+
+
+def _root(k: Kernel, pid: int) -> Branch:
+    process = k.living(pid)
+    assert process.root
+    return process.root
+
+
+def _named(pages: Iterable[Page], id: int) -> list[Page]:
+    """Give the page of an id, or all of the message that it names."""
+    return [page for page in pages if id in (page.id, page.message)]
+
+
 def pin(k: Kernel, b: Branch, c: Pin) -> Encoded:
-    if not 0 <= c.page < len(k.context(b).pages):
-        raise ENOENT(f"page {c.page}")
+    ctx = own_context(k, b)
+    if not _named(ctx.pages, c.page):
+        gone = _named(ctx.archived.values(), c.page)
+        raise ENOENT(f"page {c.page} has left the window: bring it back with Recall" if gone else f"page {c.page}")
     redo_pin(k, b, c, None)
     return NULL
 
 
 def redo_pin(k: Kernel, b: Branch, c: Pin, value: None) -> None:
-    pages = k.context(b).pages
-    pages[c.page] = pages[c.page]._replace(pinned=c.pinned)
+    ctx = k.context(b)
+    ctx.pages = [page._replace(pinned=c.pinned) if c.page in (page.id, page.message) else page for page in ctx.pages]
 
 
-HANDLERS = {Append: append, Pages: pages, Pin: pin}
-REDO = {Append: redo_append, Pin: redo_pin}
+def evict(k: Kernel, b: Branch, c: Evict) -> Encoded:
+    ctx = own_context(k, b)
+    for id in c.pages:
+        found = _named(ctx.pages, id)
+        if not found and not _named(ctx.archived.values(), id):
+            raise ENOENT(f"page {id}")
+        if pinned := [page.id for page in found if page.pinned]:
+            raise EINVAL(f"page {pinned[0]} is pinned: unpin it first")
+    redo_evict(k, b, c, None)
+    return NULL
+
+
+def redo_evict(k: Kernel, b: Branch, c: Evict, value: None) -> None:
+    ctx = k.context(b)
+    pager.move_out(k, b, ctx, {page.id for id in c.pages for page in _named(ctx.pages, id)})
+
+
+# ---- Forget
+
+
+def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
+    if b is not b.proc.root and not b.proc.foreign:
+        raise EINVAL("forget works in the root branch of a program only: a branch has a copy of the context")
+    ctx = own_context(k, b)
+    if not _named((*ctx.pages, *ctx.archived.values()), c.page):
+        raise ENOENT(f"page {c.page}")
+    pid, space = pager.space(b)
+    for page in redo_forget(k, b, c, None):
+        k.erase("page", (pid, space, page.id))
+        k.erase("vector", (pid, space, page.id))
+    return NULL
+
+
+def redo_forget(k: Kernel, b: Branch, c: Forget, value: None) -> list[Page]:
+    """Forget a page or message and its copies; gives what was in the archive."""
+    ctx = k.context(b)
+    archived = _named(ctx.archived.values(), c.page)
+    gone = {page.id for page in (*archived, *_named(ctx.pages, c.page))}
+    gone |= {page.id for page in ctx.pages if page.source in gone}
+    pager.take_out(k, ctx, gone)
+    ctx.pages = [page for page in ctx.pages if page.id not in gone]
+    for page in archived:
+        del ctx.archived[page.id]
+    return archived
+
+
+# ---- Recall, Embed
+
+
+def recall(k: Kernel, b: Branch, c: Recall) -> object:
+    if c.load and c.pid is not None:
+        raise EINVAL("load brings back pages of the caller: what is found in another process can be given to Append")
+    if c.load:
+        own_context(k, b)
+    where = b if c.pid is None else _root(k, c.pid)
+    if not k.context(where).archived:
+        return []
+    k.invoked[b.key] = b
+    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k))
+    return BLOCKED
+
+
+def recalled(k: Kernel, b: Branch, found: list[dict[str, Any]]) -> list[Recalled]:
+    """Complete a Recall with what the edge has found: pages that are still there, within the budget."""
+    c: Recall = b.call
+    archived = _context_of(k, b, c.pid).archived
+    left, chosen = _budget(b.proc, c), []
+    for page in [Recalled(**page) for page in found]:
+        if page.id in archived and page.tokens <= left:
+            left -= page.tokens
+            chosen.append(page)
+    if c.load:
+        ctx = own_context(k, b)
+        plan = _return(k, b, ctx, chosen)
+        afford(b.proc, plan, "what was found")
+        add(k, b, ctx, plan)
+    return chosen
+
+
+def _budget(process: Process, c: Recall) -> int:
+    return min(c.budget, process.window // 4) if c.load else c.budget
+
+
+def _return(k: Kernel, b: Branch, ctx: Context, found: list[Recalled]) -> Plan:
+    """Plan to let found pages in, as copies, in the order of the conversation; not those that are there already."""
+    here = {page.source for page in ctx.pages}
+    fresh = []
+    for id, page in enumerate(sorted((p for p in found if p.id not in here), key=lambda p: p.id), ctx.next_page):
+        tokens = k.machine.render(page.role, page.text)
+        fresh.append(pager.Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id), tokens))
+    return pager.plan(b.proc, ctx, fresh) if fresh else Plan([], set())
+
+
+def redo_recall(k: Kernel, b: Branch, c: Recall, value: list[Recalled]) -> None:
+    if c.load:
+        ctx = k.context(b)
+        add(k, b, ctx, _return(k, b, ctx, value))
+
+
+def embed(k: Kernel, b: Branch, c: Embed) -> object:
+    if not c.texts:
+        return []
+    k.invoked[b.key] = b
+    k.effects.append(Encode(b.key, c.texts))
+    return BLOCKED
+
+
+def withdraw(k: Kernel, b: Branch) -> None:
+    k.invoked.pop(b.key, None)
+
+
+HANDLERS = {
+    Append: append,
+    Pages: pages,
+    Pin: pin,
+    Evict: evict,
+    Recall: recall,
+    Forget: forget,
+    Embed: embed,
+}
+WITHDRAW = {Recall: withdraw, Embed: withdraw}
+REDO = {Append: redo_append, Pin: redo_pin, Evict: redo_evict, Forget: redo_forget, Recall: redo_recall}

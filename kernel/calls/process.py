@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from tokix.kernel import life, streams
 from tokix.kernel.calls import messages
-from tokix.kernel.calls.rights import delegate
+from tokix.kernel.calls.rights import delegate, entitled
 from tokix.kernel.events import Fetch
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
 from tokix.kernel.process import Branch, Process, State, descend
@@ -36,6 +37,7 @@ from tokix.syscalls import (
 )
 from tokix.syscalls.abi import explain
 from tokix.syscalls.base import from_json, to_json
+from tokix.syscalls.program import declaration
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
@@ -44,10 +46,13 @@ if TYPE_CHECKING:
 def spawn(k: Kernel, b: Branch, c: Spawn) -> int:
     parent = b.proc
     program = parent.relative(c.program)
-    if k.programs.get(program) is None:
+    found = k.programs.get(program)
+    if found is None:
         raise ENOENT(f"no program {program}")
+    if said := declaration(found):
+        said.bind(c.args, program)
     life.make_room(parent)
-    caps = parent.caps if c.caps is None else delegate(parent, c.caps)
+    caps = entitled(parent, program, found) if c.caps is None else delegate(parent, c.caps)
     fds = streams.inherited(k, parent)
     if c.fds:
         fds = {**fds, **{fd: streams.target(parent, fd, spec) for fd, spec in c.fds.items()}}
@@ -148,6 +153,7 @@ def info(k: Kernel, process: Process) -> ProcessInfo:
         on=on,
         nice=process.nice,
         tokens=process.tokens,
+        cost=process.cost,
         children=len(process.children or ()),
         messages=len(process.mailbox or ()),
         epoch=process.epoch,
@@ -186,7 +192,12 @@ def buried(row: tuple[object, ...]) -> ProcessInfo:
 
 
 def sleep(k: Kernel, b: Branch, c: Sleep) -> object:
-    return k.until(b, c.seconds)
+    if not c.ticks:
+        return k.until(b, c.seconds)
+    if c.seconds:
+        raise EINVAL("sleep takes seconds or ticks, not both")
+    heapq.heappush(k.sleepers, (k.scheduler.clock + c.ticks, next(k.serial), b, b.path))
+    return BLOCKED
 
 
 def renice(k: Kernel, b: Branch, c: Renice) -> Encoded:

@@ -10,8 +10,27 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tokix.kernel.outcome import NULL, Encoded
-from tokix.syscalls import EPERM, Call, Drop, Exec, Grant, Kill, Renice, Send, SetLimit, Spawn, Syscall, Think
-from tokix.syscalls.rights import covers
+from tokix.syscalls import (
+    EPERM,
+    Call,
+    Drop,
+    Embed,
+    Exec,
+    Grant,
+    Journal,
+    Kill,
+    Pages,
+    Recall,
+    Renice,
+    Sched,
+    Send,
+    SetLimit,
+    Spawn,
+    Syscall,
+    Think,
+)
+from tokix.syscalls.program import declaration
+from tokix.syscalls.rights import common, covers
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
@@ -39,6 +58,14 @@ def needs(k: Kernel, process: Process, call: Syscall[Any]) -> Iterator[str]:
             yield f"send:{call.pid}"
         case Kill() | Renice() if not rules(k, process, call.pid):
             yield f"kill:{call.pid}"
+        case Embed():
+            yield "think"
+        case Pages() | Recall() if call.pid is not None and not rules(k, process, call.pid):
+            yield f"read:{call.pid}"
+        case Journal() if not rules(k, process, call.pid):
+            yield f"read:{call.pid}"
+        case Sched(policy=str()):
+            yield "sched"
         case SetLimit() if call.pid is not None and not rules(k, process, call.pid):
             yield f"kill:{call.pid}"
     match call:
@@ -78,6 +105,16 @@ def delegate(process: Process, caps: Iterable[str]) -> tuple[str, ...]:
     for cap in wanted:
         permit(process, cap)
     return wanted
+
+
+def entitled(process: Process, name: str, program: object) -> tuple[str, ...]:
+    """Give what a child gets for which its parent names no capabilities: what its program wants of the parent's."""
+    said = declaration(program)
+    wanted = said.wants(name) if said else None
+    if wanted is None:
+        return process.caps
+    pairs = (common(held, cap) for held in process.caps for cap in wanted)
+    return tuple(sorted({cap for cap in pairs if cap}))
 
 
 def grant(k: Kernel, b: Branch, c: Grant) -> Encoded:

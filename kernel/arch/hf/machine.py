@@ -1,0 +1,214 @@
+"""The torch machine: one packed forward of a Hugging Face model for all rows of a tick.
+
+Rows of prompts and rows that decode go through the model together, as one sequence of tokens with positions of their
+own; only attention knows where one ends and the next begins (see `attention`). The model is unmodified. Whether it can
+be run like this is not a matter of its name: a probe at load compares it with itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Before torch is loaded. Threads that spin while they wait cost much more than they gain where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+
+from tokix.kernel.arch.hf.attention import NAME, Batch, Pool, Recorder, record
+from tokix.kernel.arch.hf.reference import ModelError
+from tokix.kernel.arch.hf.sampling import choose
+from tokix.kernel.arch.hf.vocabulary import HFVocabulary
+from tokix.kernel.events import Row, Tick
+from tokix.kernel.frames import FRAME, frames_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Bytes of memory for frames, if nobody says how many frames there are.
+MEMORY = 1 << 30
+#: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
+PROBE, TOLERANCE = 24, 1e-3
+
+
+class TorchMachine(HFVocabulary):
+    """A model, its tokenizer and its frames, as the Machine port. `run` has to be called by one thread at a time."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        *,
+        frames: int | None = None,
+        window: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Take over a model of transformers, in fp32, with its tokenizer.
+
+        `window` (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default;
+        `threads` is the number of cores. Raises ModelError for a model that cannot be run on frames.
+        """
+        self.name = name
+        self._model = model.eval()
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._set = False
+        super().__init__(tokenizer, _stops(model, tokenizer), model.get_output_embeddings().weight.shape[0])
+        self._words = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+        self.window = min(window or longest, longest)
+        with torch.inference_mode():
+            shapes = _shapes(model)
+            size = 4 * record(shapes)
+            self.frames = frames or max(MEMORY // size, 8)
+            probe = Pool(2 * frames_for(PROBE), shapes, model.device)
+            _probe(model, probe)
+            self._pool = Pool(self.frames, shapes, model.device)
+
+    def run(self, tick: Tick) -> list[int | None]:
+        """Run one tick; gives a token per row, None where the row does not sample."""
+        if not self._set:  # the number of threads belongs to the thread that asks for them
+            torch.set_num_threads(self._threads)
+            self._set = True
+        with torch.inference_mode():
+            for source, target in tick.copies:
+                self._pool.copy(source, target)
+            last, at = [], -1
+            for row in tick.rows:
+                at += len(row.feed)
+                if row.sampling:
+                    last.append(at)
+            logits = forward(self._model, Batch(self._pool, tick.rows), last or [at])
+            chosen = iter(self._sample([row for row in tick.rows if row.sampling], logits[:, : self._words]))
+            return [next(chosen) if row.sampling else None for row in tick.rows]
+
+    def _sample(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
+        """Choose a token for each row from logits [rows, vocabulary]."""
+        if not any(row.sampling and (row.sampling.schema or row.sampling.temperature) for row in rows):
+            greedy: list[int] = logits.argmax(-1).tolist()[: len(rows)]
+            return greedy
+        return [self._choose(row, scores) for row, scores in zip(rows, logits, strict=False)]
+
+    def _choose(self, row: Row, scores: Tensor) -> int:
+        assert row.sampling
+        if row.sampling.schema:
+            allowed = torch.from_numpy(self.grammars.allowed(row.sampling.stream, row.sampling.schema, row.said))
+            scores = scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+        return choose(scores, row.sampling, row.start + len(row.feed))
+
+
+def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
+    """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}") from error
+    try:
+        return TorchMachine(model, tokenizer, name, **shape)
+    except ModelError as error:
+        raise ModelError(f"{name} cannot be run: {error}") from error
+
+
+def forward(model: Any, batch: Batch, rows: list[int]) -> Tensor:
+    """Give the logits [rows, vocabulary] of some tokens of a batch, in float."""
+    keep = torch.tensor(rows, device=batch.ids.device)
+    out = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, logits_to_keep=keep, batch=batch)
+    logits: Tensor = out.logits[0].float()
+    return logits if len(logits) == len(rows) else logits[keep]  # a model that keeps all of them
+
+
+def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Give the tokens that end an answer."""
+    found: set[int] = set()
+    for stops in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        found.update([stops] if isinstance(stops, int) else stops or ())
+    if not found:
+        raise ModelError("neither it nor its tokenizer says which token ends a text (eos_token_id)")
+    return frozenset(found)
+
+
+# ---- the probe: does the model do the same on frames, in pieces, as alone?
+
+
+def _shapes(model: Any) -> Any:
+    """Give what each layer keeps of a token, as the hook sees it."""
+    config = model.config.get_text_config()
+    scaling = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
+    kinds = {str(value) for value in _values(scaling)} & {"dynamic", "longrope"}
+    if kinds:
+        raise ModelError(f"its positions are scaled by the longest neighbour (rope type {kinds.pop()})")
+    recorder = Recorder()
+    _with_hook(model, lambda: _plain(model, 4, batch=recorder))
+    layers = getattr(config, "num_hidden_layers", len(recorder.shapes))
+    if len(recorder.shapes) != layers or recorder.twice:
+        raise ModelError(
+            f"{layers} layers, {len(recorder.shapes)} of which keep keys and values through the attention interface of "
+            f"transformers{' more than once' if recorder.twice else ''}; tokix runs decoders whose only state is that"
+        )
+    return recorder.shapes
+
+
+def _values(tree: Any) -> list[Any]:
+    return [leaf for value in tree.values() for leaf in _values(value)] if isinstance(tree, dict) else [tree]
+
+
+def _probe(model: Any, pool: Pool) -> None:
+    """Compare the plain model with itself on scattered frames, in chunks, beside another row; raises ModelError."""
+    plain = _plain(model, PROBE).logits[0].float()
+    tokens = _tokens(model, PROBE)
+    count = frames_for(PROBE)
+    tables = tuple(range(0, 2 * count, 2)), tuple(range(2 * count - 1, 0, -2))
+    ours: list[Tensor] = []
+
+    def run() -> None:
+        for start, end in ((0, 5), (5, 6), (6, FRAME + 3), (FRAME + 3, PROBE)):
+            rows = [Row(table, start, tokens[start:end], None) for table in tables]
+            ours.append(forward(model, Batch(pool, rows), list(range(end - start, 2 * (end - start)))))
+
+    _with_hook(model, run)
+    model.set_attn_implementation(NAME)
+    largest = float((torch.cat(ours) - plain).abs().max())
+    if not largest <= TOLERANCE * float(plain.abs().max()):
+        raise ModelError(
+            f"in pieces it computes something else than in one pass: its logits differ by {largest:.2g}; "
+            "it has a state that is not in keys and values"
+        )
+
+
+def _with_hook(model: Any, run: Callable[[], object]) -> None:
+    """Run with the hook in place; raises ModelError where there is no place for it."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(NAME)
+        run()
+    except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, IndexError) as error:
+        raise ModelError(f"its attention cannot be replaced: {_line(error)}") from error
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _plain(model: Any, count: int, **more: Any) -> Any:
+    ids = torch.tensor([_tokens(model, count)], device=model.device)
+    positions = torch.arange(count, device=model.device)[None]
+    return model(input_ids=ids, position_ids=positions, use_cache=False, **more)
+
+
+def _tokens(model: Any, count: int) -> list[int]:
+    """Give some tokens that have nothing to do with each other, the same ones every time."""
+    words = model.get_input_embeddings().weight.shape[0]
+    return [(7919 * i + 13) % words for i in range(count)]
+
+
+def _line(error: BaseException) -> str:
+    """Give an error in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -1,0 +1,68 @@
+"""Sched and Journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from sys import maxsize
+from typing import TYPE_CHECKING, Any
+
+from tokix.kernel.events import Fetch
+from tokix.kernel.outcome import BLOCKED
+from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, Policy
+from tokix.syscalls import EINVAL, ESRCH, Journal, LogEntry, Sched, SchedInfo
+
+if TYPE_CHECKING:
+    from tokix.kernel.kernel import Kernel
+    from tokix.kernel.process import Branch
+
+
+def sched(k: Kernel, b: Branch, c: Sched) -> SchedInfo:
+    if c.policy:
+        k.scheduler.set_policy(_policy(c))
+    elif c.quantum is not None:
+        raise EINVAL("a quantum belongs to a policy; name that too")
+    policy = k.scheduler.policy
+    return SchedInfo(
+        policy=policy.name,
+        quantum=None if policy.quantum == maxsize else policy.quantum,
+        lanes=k.scheduler.lanes,
+        running=len(k.scheduler.gang),
+        waiting=k.scheduler.waiting,
+    )
+
+
+def _policy(c: Sched) -> Policy:
+    assert c.policy
+    if c.policy != FCFS.name:
+        return POLICIES[c.policy](c.quantum or DEFAULT_QUANTUM)  # type: ignore[call-arg]
+    if c.quantum is not None:
+        raise EINVAL("with FCFS there are no turns, and a quantum has no meaning")
+    return FCFS()
+
+
+def journal(k: Kernel, b: Branch, c: Journal) -> object:
+    process = k.procs.get(c.pid)
+    if process:
+        log = process.log[-c.last :] if c.last else process.log
+        return [LogEntry(epoch=process.epoch, **entry._asdict()) for entry in log]
+    if c.pid >= k.next_pid:
+        raise ESRCH(f"no process {c.pid}")
+    k.invoked[b.key] = b  # what the dead have done is in the store
+    k.effects.append(Fetch(b.key, c.pid, c.last))
+    return BLOCKED
+
+
+def logged(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Describe rows of the journal, as the answer to a `Fetch`."""
+    return [
+        {"epoch": epoch, "seq": seq, "path": path, "call": call, "ok": bool(ok), "value": value}
+        for _, epoch, seq, path, call, ok, value in rows
+    ]
+
+
+def withdraw_journal(k: Kernel, b: Branch) -> None:
+    k.invoked.pop(b.key, None)
+
+
+HANDLERS = {Sched: sched, Journal: journal}
+WITHDRAW = {Journal: withdraw_journal}

@@ -1,0 +1,106 @@
+"""What the verbs do: each takes a client of a kernel and what was typed, and gives a `Result`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Iterable
+
+from tokix.shell import table
+from tokix.shell.client import Client
+from tokix.shell.table import Result
+from tokix.shell.usage import FAILED, WRONG, Failure, argument
+from tokix.syscalls import (
+    DeviceInfo,
+    Devices,
+    Journal,
+    Kill,
+    Pages,
+    Recall,
+    Renice,
+    Sched,
+    Send,
+    Stat,
+    Syscall,
+    SyscallError,
+)
+
+
+async def ps(client: Client, options: Namespace) -> Result:
+    found = await client.call(Stat(dead=options.all))
+    return Result(table.of_processes(p for p in found if options.all or p.pid != client.pid))
+
+
+async def kill(client: Client, options: Namespace) -> Result:
+    return await each(client, options.pids, lambda pid: Kill(pid=pid, signal=options.signal))
+
+
+async def nice(client: Client, options: Namespace) -> Result:
+    return await each(client, options.pids, lambda pid: Renice(pid=pid, nice=options.nice))
+
+
+async def each(client: Client, pids: Iterable[int], call: Callable[[int], Syscall[None]]) -> Result:
+    """Make a call for each process; one that fails does not keep the others from theirs."""
+    result = Result(data=[])
+    for pid in pids:
+        try:
+            await client.call(call(pid))
+        except SyscallError as error:
+            result.complaints.append(str(error))
+            result.code = FAILED
+            result.data.append({"pid": pid, "ok": False, "error": str(error)})
+        else:
+            result.data.append({"pid": pid, "ok": True})
+    return result
+
+
+async def send(client: Client, options: Namespace) -> Result:
+    words = options.words
+    body = argument(words[0]) if len(words) == 1 else " ".join(words)
+    await client.call(Send(to=options.pid, body=body, tag=options.tag, block=False))
+    return Result(data={"pid": options.pid, "body": body, "tag": options.tag})
+
+
+async def logs(client: Client, options: Namespace) -> Result:
+    entries = await client.call(Journal(pid=options.pid, last=options.last))
+    return Result(table.of_journal(entries, not options.full))
+
+
+async def devices(client: Client, options: Namespace) -> Result:
+    return chosen(await client.call(Devices()), options.names)
+
+
+def chosen(found: list[DeviceInfo], names: list[str]) -> Result:
+    """Give the devices that somebody asks for, or all; raises Failure."""
+    known = {device.name: device for device in found}
+    for name in names:
+        if name not in known:
+            raise Failure(f"no device {name}; there is {', '.join(known) or 'none'}")
+    return Result(table.of_devices([known[name] for name in names] or found))
+
+
+async def sched(client: Client, options: Namespace) -> Result:
+    if options.quantum and options.policy in (None, "FCFS"):
+        raise Failure("--quantum needs a policy with turns, RR or PRIORITY", WRONG)
+    return Result(table.of_schedule(await client.call(Sched(policy=options.policy, quantum=options.quantum))))
+
+
+async def pages(client: Client, options: Namespace) -> Result:
+    return Result(table.of_pages(await client.call(Pages(pid=options.pid))))
+
+
+async def recall(client: Client, options: Namespace) -> Result:
+    search = Recall(pid=options.pid, query=" ".join(options.words), k=options.k, budget=options.budget)
+    return Result(table.of_recalled(await client.call(search)))
+
+
+ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
+    "ps": ps,
+    "kill": kill,
+    "nice": nice,
+    "send": send,
+    "logs": logs,
+    "devices": devices,
+    "sched": sched,
+    "pages": pages,
+    "recall": recall,
+}

@@ -1,0 +1,238 @@
+"""Search and embedding: what the edge does with the pages that have left the windows.
+
+The store is the truth, and exact search over it is the oracle: every vector of the spaces is compared with the query's,
+a few thousand at a time, so that nothing else waits long and any number fits. Pages get their vectors when the machine
+has nothing else to do, at latest when a search needs them. A vector is a row that the kernel writes, so that `Forget`
+and embedding have one order; until it is committed, searches look here.
+
+`Archive` does not wait: the simulation drives it too. `Desk` drives it for a system that runs, with the encoder on the
+machine's thread, so that it and the ticks take turns on the same cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from heapq import nlargest
+from operator import mul
+from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import checkpoint
+
+from tokix.kernel.events import Answer, Embedded, Encode, Search
+from tokix.kernel.ports import TABLES
+from tokix.syscalls import EIO, ENOENT, SyscallError
+
+if TYPE_CHECKING:
+    from tokix.host import MachineThread
+    from tokix.kernel.events import Interrupt
+    from tokix.kernel.ports import Encoder, Key, Rows, Store
+
+#: Vectors that are compared at once, and texts that are embedded at once.
+CHUNK, BATCH = 2048, 8
+
+Space = tuple[int, str]
+Embedding = tuple[list["Key"], list[str]]
+
+
+class Archive:
+    """The pages that lack a vector, and the searches over those that have one."""
+
+    def __init__(self, store: Store, encoder: Encoder | None) -> None:
+        self.store, self.encoder = store, encoder
+        #: Pages to embed, in the order in which they came; vectors that are on their way into the store.
+        self.pending: dict[Key, None] = dict.fromkeys(store.unembedded(encoder.name)) if encoder else {}
+        self.fresh: dict[Key, bytes] = {}
+
+    def committed(self, interrupts: Iterable[Interrupt], rows: Rows) -> None:
+        """Take note of a step: of vectors that are kept, or were too late, and of new pages."""
+        for interrupt in interrupts:
+            if isinstance(interrupt, Embedded):
+                self.fresh.pop(interrupt.key, None)
+        if not self.encoder or not rows.get("page"):
+            return
+        for key, row in rows["page"].items():
+            if len(key) == TABLES["page"].keys and row is not None:
+                self.pending[key] = None
+            elif row is not None:  # copies: some may have come without a vector
+                self.pending.update(dict.fromkeys(self.store.unembedded(self.encoder.name)))
+
+    # ---- embedding
+
+    def batch(self, spaces: tuple[Space, ...] | None = None) -> Embedding | None:
+        """Take some pages that lack a vector, of all spaces or of some: their keys and their texts. None: all have."""
+        keys: list[Key] = []
+        for key in self.pending:
+            if spaces is None or key[:2] in spaces:
+                keys.append(key)
+                if len(keys) == BATCH:
+                    break
+        if not keys:
+            return None
+        for key in keys:
+            del self.pending[key]
+        rows = [row for key in keys for row in self.store.read("page", key)]  # some are gone
+        return [row[:3] for row in rows], [row[-1] for row in rows]
+
+    @contextmanager
+    def kept(self, keys: list[Key]) -> Iterator[None]:
+        """Run the encoder in this block: if it fails, the pages still lack their vectors."""
+        try:
+            yield
+        except SyscallError:
+            self.pending.update(dict.fromkeys(keys))
+            raise
+
+    def embedded(self, keys: list[Key], vectors: list[list[float]]) -> list[Embedded]:
+        """Give what the kernel has to know of new vectors."""
+        assert self.encoder
+        found = []
+        for (pid, space, id), vector in zip(keys, vectors, strict=True):
+            key, data = (int(pid or 0), str(space), int(id or 0)), pack(vector)  # a key has no None
+            self.fresh[key] = data
+            found.append(Embedded(key, self.encoder.name, data))
+        return found
+
+    def needed(self) -> Encoder:
+        """Give the encoder; raises ENOENT if there is none."""
+        if self.encoder is None:
+            raise ENOENT("no encoder: this kernel was booted with a machine and without an `encoder`")
+        return self.encoder
+
+    # ---- searching
+
+    def search(self, effect: Search, query: list[float]) -> Iterator[list[dict[str, Any]]]:
+        """Find the pages nearest to a query; gives an empty list after each chunk, and the result last."""
+        best: list[tuple[float, int, Key]] = []
+        for keys, data in self.vectors(effect.spaces):
+            least = best[-1][0] if len(best) == effect.k else -2.0
+            scored = zip(products(data, query), keys, strict=True)
+            found = [(score, -int(key[2] or 0), key) for score, key in scored if score >= least]
+            best = nlargest(effect.k, [*best, *found])
+            yield []
+        pages = [(score, row) for score, _, key in best for row in self.store.read("page", key)]
+        yield [
+            {"id": id, "role": role, "text": text, "score": round(score, 6), "tokens": tokens}
+            for score, (_, _, id, _, role, tokens, text) in pages
+        ]
+
+    def vectors(self, spaces: tuple[Space, ...]) -> Iterator[tuple[list[Key], list[bytes]]]:
+        """Give the keys and vectors of spaces, in chunks."""
+        encoder = self.needed().name
+        for space in spaces:
+            fresh = {key: data for key, data in self.fresh.items() if key[:2] == space}
+            after: Key | None = None
+            while rows := self.store.read("vector", space, after, CHUNK):
+                after = rows[-1][:3]
+                known = [row for row in rows if row[3] == encoder and not (fresh and row[:3] in fresh)]
+                yield [row[:3] for row in known], [row[4] for row in known]
+            yield list(fresh), list(fresh.values())
+
+
+class Desk:
+    """The archive of a system that runs: it answers what programs ask, and embeds while the machine is idle."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        thread: MachineThread,
+        post: Callable[[Interrupt], None],
+        report: Callable[[str], None],
+        spawn: Callable[..., None],
+    ) -> None:
+        """`spawn` starts a function as a task of the edge."""
+        self.archive, self.thread, self.post, self.report, self.spawn = archive, thread, post, report, spawn
+        #: It embeds in the background now; or never again, because the encoder failed.
+        self.busy = False
+
+    def idle(self) -> None:
+        """The machine has nothing else to do."""
+        if self.archive.pending and not self.busy:
+            self.busy = True
+            self.spawn(self.embed_some)
+
+    async def embed_some(self) -> None:
+        """Embed one batch; there is another when the machine is idle again."""
+        try:
+            if batch := self.archive.batch():
+                await self.embed(batch)
+        except SyscallError as error:
+            self.report(f"pages are not embedded until somebody searches them: {error}")
+        else:
+            self.busy = False
+
+    async def embed(self, batch: Embedding) -> None:
+        keys, texts = batch
+        with self.archive.kept(keys):
+            vectors = await self.thread.call(encode, self.archive.needed(), texts)
+        for interrupt in self.archive.embedded(keys, vectors):
+            self.post(interrupt)
+
+    async def answer(self, effect: Search | Encode) -> None:
+        try:
+            value = await (self.search(effect) if isinstance(effect, Search) else self.encode(effect))
+        except SyscallError as error:
+            self.post(Answer(effect.key, error=error))
+        else:
+            self.post(Answer(effect.key, value))
+
+    async def search(self, effect: Search) -> list[dict[str, Any]]:
+        encoder = self.archive.needed()
+        while batch := self.archive.batch(effect.spaces):
+            await self.embed(batch)
+        [query] = await self.thread.call(encode, encoder, [effect.query])
+        result: list[dict[str, Any]] = []
+        for found in self.archive.search(effect, query):
+            await checkpoint()  # others have to breathe
+            result = found
+        return result
+
+    async def encode(self, effect: Encode) -> list[list[float]]:
+        encoder, vectors = self.archive.needed(), list[list[float]]()
+        for start in range(0, len(effect.texts), BATCH):
+            vectors += await self.thread.call(encode, encoder, effect.texts[start : start + BATCH])
+        return vectors
+
+
+def pack(vector: list[float]) -> bytes:
+    """Write a vector as float32, little-endian."""
+    values = array("f", vector)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
+
+
+def unpack(data: bytes) -> array[float]:
+    """Read what `pack` wrote."""
+    values = array("f", data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def products(vectors: list[bytes], query: list[float]) -> list[float]:
+    """Multiply vectors with one; with numpy, where it is installed, a hundred times faster."""
+    if not vectors:
+        return []
+    try:
+        import numpy
+    except ImportError:
+        return [sum(map(mul, unpack(data), query)) for data in vectors]
+    table = numpy.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), -1)
+    products: list[float] = (table @ numpy.asarray(query, dtype="<f4")).tolist()
+    return products
+
+
+def encode(encoder: Encoder, texts: list[str]) -> list[list[float]]:
+    """Run an encoder; raises EIO if it fails."""
+    try:
+        vectors = [[float(x) for x in vector] for vector in encoder.embed(texts)]
+    except SyscallError:
+        raise
+    except Exception as error:  # the encoder's own: whoever needs the vectors is told
+        raise EIO(f"the encoder {encoder.name} failed: {type(error).__name__}: {error}") from error
+    if len(vectors) != len(texts) or any(len(vector) != encoder.dimensions for vector in vectors):
+        raise EIO(f"the encoder {encoder.name} gave vectors of another number or size than it was asked for")
+    return vectors

@@ -1,0 +1,221 @@
+"""`tokix demo`: a scenario on the real model, seen tick by tick; then once more, killed in the middle.
+
+The proof at the end compares what every process of the two runs has come to, by lineage: pids depend on the schedule,
+results do not. The second run is another OS process, killed with SIGKILL when half of its calls are in the journal.
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+from rich.console import Console
+from rich.table import Table
+
+from tokix import machines, mounts, scenario, timeline
+from tokix.agents.script import Scenario
+from tokix.boot import boot
+from tokix.failure import Interrupted, Stopped
+from tokix.kernel.life import INIT
+from tokix.kernel.policy import Priority
+from tokix.kernel.ports import TABLES
+from tokix.live import LiveView
+from tokix.shell.usage import BROKEN, FAILED, SIGNALLED, Failure
+from tokix.state import TRUTH, opened
+from tokix.syscalls import ExitStatus, Wait
+from tokix.trace import Life, Trace
+
+#: The shape of the demonstration: a small window, so that its agents have to remember more than they can see.
+SCENARIO, WINDOW, LANES, QUANTUM, PREFILL = "library.yaml", 512, 4, 8, 64
+#: Seconds between two looks at the run that is going to be killed; how that is started.
+LOOK = 0.1
+TOKIX = (sys.executable, "-m", "tokix")
+QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+
+
+class End(NamedTuple):
+    """What a process has come to."""
+
+    pid: int
+    program: str
+    reason: str
+    value: Any
+    detail: str
+
+
+def demo(options: Namespace) -> int:
+    """Run a scenario with a live view, and show what came of it; then kill and restart it, and compare."""
+    try:
+        plan = scenario.load(scenario.locate(options.scenario))
+    except scenario.ScenarioError as error:
+        raise Failure(str(error)) from None
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="tokix-") as folder:
+        first, second = Path(folder, "first"), Path(folder, "second")
+        trace, status = play(plan, options, first, console)
+        report(console, trace, ends(first), options.out)
+        if status.reason != "exit" or status.value:
+            console.print(f"the scenario has failed: {status.reason} {status.detail}", style="red")
+            return FAILED
+        return FAILED if options.crash and not survives(options, first, second, console) else 0
+
+
+# ---- the first run
+
+
+def play(plan: Scenario, options: Namespace, state: Path, console: Console) -> tuple[Trace, ExitStatus]:
+    """Run a scenario to its end; gives its trace and how it ended."""
+    machine, encoder = machines.wanted(options.model, window=WINDOW)
+    trace = Trace()
+    view = LiveView(console, trace)
+
+    async def main() -> ExitStatus:
+        async with boot(
+            state,
+            machine=machine,
+            encoder=encoder,
+            policy=Priority(QUANTUM),
+            drivers=mounts.mounted(scenario.mounts(plan)),
+            lanes=LANES,
+            terminal=view,
+            signalled=True,
+        ) as system:
+            view.watch(system)
+            system.observers.append(trace)
+            async with system.attach("demo") as client:
+                call = scenario.spawn(plan).model_copy(update={"fds": dict.fromkeys(range(3), "tty")})
+                pid = await client.call(call)
+                status = await client.call(Wait(pid=pid))
+                await view.drained()
+                return status
+
+    console.print(
+        f"[bold]{plan.name}[/]: {plan.about}, on {machine.name}, {LANES} lanes, a window of {WINDOW} tokens\n"
+    )
+    try:
+        return trace, anyio.run(main)
+    except Interrupted as cut:
+        raise Failure(str(cut), SIGNALLED + cut.signum) from None
+    except Stopped as error:
+        raise Failure(str(error), BROKEN) from None
+
+
+# ---- what came of it
+
+
+def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) -> None:
+    """Print results, processes, times and the timeline; write the picture and the trace."""
+    console.print()
+    console.print(processes(trace, found))
+    console.print()
+    for line in timeline.draw(trace, max(20, console.width - 10)):
+        console.print(line)
+    seconds = trace.seconds or 1.0
+    console.print(
+        f"\n{len(trace.beats)} ticks in {trace.seconds:.1f} s; {trace.sampled} tokens sampled, "
+        f"{trace.sampled / seconds:.0f} a second; {trace.fed} fed, {trace.fed / seconds:.0f} a second; "
+        f"{trace.switches} switches, {trace.drops} contexts dropped"
+    )
+    for life in trace.lives.values():
+        if life.nice < 0 and life.response is not None:
+            console.print(question(life))
+    out.mkdir(parents=True, exist_ok=True)
+    picture, events = out / "timeline.svg", out / "trace.json"
+    picture.write_text(timeline.picture(trace))
+    events.write_text(timeline.perfetto(trace))
+    console.print(f"the timeline as a picture: {picture}; for ui.perfetto.dev: {events}")
+
+
+def question(life: Life) -> str:
+    """Say how long an urgent process waited for its first token."""
+    wait, prefill = life.waits[0], -(-life.waits[0].prefill // PREFILL)
+    seconds = (wait.responded or wait.began) - wait.began
+    verdict = "within" if (life.response or 0) <= 2 + prefill else "MORE than"
+    return (
+        f"{life.program} ({life.pid}), nice {life.nice}: first token {life.response} ticks after it asked "
+        f"({seconds:.2f} s), {verdict} two ticks and the {prefill} of its prompt of {wait.prefill} tokens"
+    )
+
+
+def processes(trace: Trace, found: Mapping[str, End]) -> Table:
+    """Describe all processes that were: times in ticks of the machine, but for the turnaround."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("pid", "program", "nice", "end", "response", "waiting", "running", "turnaround", "fed", "sampled"):
+        table.add_column(name, justify="left" if name in ("program", "end") else "right")
+    for end in sorted(found.values()):
+        life = trace.lives.get(end.pid)
+        if life and end.pid != INIT:
+            seconds = (life.ended or trace.beats[-1].ended) - life.born
+            response = "" if life.response is None else str(life.response)
+            name, how = end.program.rpartition("/")[2], f"{end.reason} {end.detail}".strip()
+            counts = (life.waited, life.ran, f"{seconds:.1f} s", life.fed, life.sampled)
+            table.add_row(str(end.pid), name, str(life.nice), how, response, *map(str, counts))
+    return table
+
+
+def ends(state: Path) -> dict[str, End]:
+    """Read how everything in a state directory has ended, by lineage."""
+    columns = list(TABLES["process"].columns)
+    found = {}
+    with opened(state, "process") as store:
+        for values in store.dead():
+            row = dict(zip(columns, values, strict=True))
+            status = ExitStatus.model_validate_json(row["status"])
+            found[row["lineage"]] = End(status.pid, status.program, status.reason, status.value, status.detail)
+    return found
+
+
+# ---- the proof
+
+
+def survives(options: Namespace, first: Path, second: Path, console: Console) -> bool:
+    """Run the same in another OS process, kill it in the middle, start it again; says whether the results are equal."""
+    expected, half = ends(first), calls(first) // 2
+    words = ["--state", str(second), "--model", machines.chosen(options.model), "--window", str(WINDOW)]
+    words += ["--lanes", str(LANES), "--policy", "PRIORITY", "--quantum", str(QUANTUM)]
+    with console.status("the same again, in a process that is going to be killed") as shown:
+        begun = subprocess.Popen([*TOKIX, "run", *words, options.scenario], **QUIET)
+        try:
+            while begun.poll() is None and (done := calls(second)) < half:
+                shown.update(f"the same again, in a process that is going to be killed: {done} of {half} calls")
+                time.sleep(LOOK)
+        finally:
+            begun.send_signal(signal.SIGKILL)
+        died = begun.wait() == -signal.SIGKILL
+        shown.update("killed, and started again on what it has left")
+        code = subprocess.run([*TOKIX, "run", *words], check=False, **QUIET).returncode
+    found = ends(second)
+    same = {key: end[1:] for key, end in found.items()} == {key: end[1:] for key, end in expected.items()}
+    if died and not code and same:
+        console.print(
+            f"killed with SIGKILL after {half} of {calls(second)} calls and started again: "
+            f"the results of all {len(found)} processes are the same",
+            style="bold green",
+        )
+        return True
+    console.print(f"killed ({died}) and started again (exit code {code}): the results DIFFER", style="bold red")
+    for key in expected.keys() | found.keys():
+        if expected.get(key) != found.get(key):
+            console.print(f"  {key}: {expected.get(key)}\n  {' ' * len(key)}  {found.get(key)}", markup=False)
+    return False
+
+
+def calls(state: Path) -> int:
+    """Count the outcomes in a journal, which another process may be writing."""
+    if not (state / TRUTH).exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{(state / TRUTH).absolute().as_uri()}?mode=ro", uri=True)) as truth:
+            return int(truth.execute("select count(*) from journal").fetchone()[0])
+    except sqlite3.OperationalError:  # it is being made
+        return 0

@@ -1,0 +1,185 @@
+"""A trace: who had which lane in which tick, and what that means for each process.
+
+The edge tells it of every step; it reads the kernel and changes nothing. Times are counted in ticks, because these
+reproduce, and in seconds of the wall beside them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tokix.kernel.kernel import Kernel
+    from tokix.kernel.process import Process
+    from tokix.kernel.scheduler import Burst
+
+
+class Run(NamedTuple):
+    """A burst's part of a tick."""
+
+    lane: int
+    pid: int
+    #: Tokens that it fed, and whether it sampled one.
+    fed: int
+    sampled: bool
+
+
+@dataclass(slots=True)
+class Beat:
+    """One tick: when it began and ended (seconds), who ran, and who waited for a lane."""
+
+    number: int
+    began: float
+    ended: float
+    runs: list[Run]
+    waiting: list[int]
+
+
+@dataclass(slots=True)
+class Wait:
+    """One burst, from its arrival to its first and its last token, in ticks."""
+
+    pid: int
+    arrived: int
+    began: float
+    #: Tokens to compute before the first one can be sampled.
+    prefill: int = 0
+    first: int | None = None
+    responded: float | None = None
+    ended: int | None = None
+
+
+@dataclass(slots=True)
+class Life:
+    """What is known of one process. Ticks and seconds since the trace began."""
+
+    pid: int
+    program: str
+    nice: int
+    born: float
+    ended: float | None = None
+    waits: list[Wait] = field(default_factory=list)
+    #: Ticks in which it ran; in which a burst of it waited; tokens of prompts; tokens sampled.
+    ran: int = 0
+    waited: int = 0
+    fed: int = 0
+    sampled: int = 0
+
+    @property
+    def response(self) -> int | None:
+        """Ticks from the arrival of its first burst to the first token of that."""
+        first = self.waits[0] if self.waits else None
+        return None if first is None or first.first is None else first.first - first.arrived
+
+
+class Trace:
+    """An observer of a `System`: `system.observers.append(Trace())`."""
+
+    def __init__(self) -> None:
+        self.zero = time.monotonic()
+        self.beats: list[Beat] = []
+        self.lives: dict[int, Life] = {}
+        #: The processes that ever ran, in the order in which they did.
+        self.order: dict[int, None] = {}
+        self.lanes = 0
+        #: The scheduler's own counts at the end: switches, drops, copies.
+        self.switches = self.drops = self.copies = 0
+        self._open: Beat | None = None
+        self._flying: list[tuple[Burst, int, bool]] = []
+        self._bursts: dict[Burst, Wait] = {}
+        self._known: set[int] = set()
+
+    def __call__(self, kernel: Kernel, ticked: bool) -> None:
+        """Look at the kernel after a step; `ticked`: the step has begun a tick."""
+        now = time.monotonic() - self.zero
+        scheduler = kernel.scheduler
+        if self._open and (ticked or not scheduler.flying):
+            self._close(self._open, now)
+        self._processes(kernel.procs.values(), now)
+        for burst in self._seen(kernel):
+            if burst not in self._bursts:
+                self._arrived(burst, scheduler.clock - ticked, now)
+        if ticked and scheduler.tick:
+            pairs = zip(scheduler.flying, scheduler.tick.rows, strict=True)
+            self._flying = [(burst, fed, row.sampling is not None) for (burst, fed), row in pairs]
+            runs = [Run(burst.lane, pid_of(burst), fed, sampled) for burst, fed, sampled in self._flying]
+            running = {burst for burst, _, _ in self._flying}
+            waiting = [pid_of(burst) for burst in self._seen(kernel) if burst not in running]
+            self._open = Beat(scheduler.clock, now, now, runs, waiting)
+            self._count(self._open)
+        self.lanes = scheduler.lanes
+        counters = scheduler.counters
+        self.switches, self.drops, self.copies = counters.switches, counters.drops, counters.copies
+
+    def _seen(self, kernel: Kernel) -> Iterable[Burst]:
+        return [*kernel.scheduler.gang, *kernel.scheduler.queued()]
+
+    def _processes(self, processes: Iterable[Process], now: float) -> None:
+        living = set()
+        for process in processes:
+            if process.status:
+                continue
+            living.add(process.pid)
+            life = self.lives.get(process.pid)
+            if life is None:
+                self.lives[process.pid] = Life(process.pid, process.program, process.nice, now)
+            else:
+                life.program, life.nice = process.program, process.nice
+        for pid in self._known - living:
+            self.lives[pid].ended = now
+        self._known = living
+
+    def _arrived(self, burst: Burst, tick: int, now: float) -> None:
+        wait = Wait(pid_of(burst), tick, now, len(burst.ctx.tokens) - burst.ctx.computed)
+        self._bursts[burst] = wait
+        self.lives[wait.pid].waits.append(wait)
+
+    def _count(self, beat: Beat) -> None:
+        pids = dict.fromkeys(run.pid for run in beat.runs)
+        self.order |= pids
+        for pid in pids:
+            self.lives[pid].ran += 1
+        for run in beat.runs:
+            life = self.lives[run.pid]
+            life.sampled += run.sampled
+            life.fed += run.fed
+        for pid in set(beat.waiting):
+            self.lives[pid].waited += 1
+
+    def _close(self, beat: Beat, now: float) -> None:
+        beat.ended = now
+        self.beats.append(beat)
+        for burst, _, sampled in self._flying:
+            wait = self._bursts[burst]
+            if sampled and wait.first is None:
+                wait.first, wait.responded = beat.number, now
+            if not burst.alive:
+                wait.ended = beat.number
+                del self._bursts[burst]
+        self._open, self._flying = None, []
+
+    # ---- what it comes to
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in which the machine was at work."""
+        return sum(beat.ended - beat.began for beat in self.beats)
+
+    @property
+    def sampled(self) -> int:
+        """Tokens sampled in all."""
+        return sum(run.sampled for beat in self.beats for run in beat.runs)
+
+    @property
+    def fed(self) -> int:
+        """Tokens fed in all: prompts, and every sampled token once more."""
+        return sum(run.fed for beat in self.beats for run in beat.runs)
+
+
+def pid_of(burst: Burst) -> int:
+    """Give the process that a burst belongs to."""
+    pid: int = burst.owner.proc.pid
+    return pid
