@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--model", default="smollm2")
     options = parser.parse_args()
-    counts, rounds, questions = ((1, 8), 1, 2) if options.quick else ((1, 4, 8, 16), 3, 3)
+    counts, rounds, questions = ((1, 8), 1, 2) if options.quick else ((1, 4, 8, 16), 2, 2)
     machine, _ = load(options.model)
     console = Console(width=120)
     found: dict[tuple[int, str], list[dict[str, float]]] = defaultdict(list)

@@ -59,9 +59,15 @@ def test_a_killed_run_comes_to_the_same(scene):
 
 
 def test_without_the_kill_nothing_is_said_of_it(scene):
-    code, out, _ = tokix(scene, "demo", "play.yaml", "--no-crash")
+    code, out, err = tokix(scene, "demo", "play.yaml", "--no-crash", "--json")
     assert code == 0
-    assert "SIGKILL" not in out
+    assert "SIGKILL" not in out + err
+    said = json.loads(out)
+    assert (said["held"], said["survived"]) == (True, None)
+    [person] = [process for process in said["processes"] if process["nice"] < 0]
+    assert person["program"] == "chat"
+    assert person["response"] <= 4
+    assert said["ticks"] > 20
 
 
 def test_a_scenario_that_fails_is_a_failure(scene):

@@ -332,6 +332,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def describe_demo(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("scenario", nargs="?", default="library.yaml", metavar="FILE", help="default: library.yaml")
+    add_json(parser)
     parser.add_argument("--no-crash", dest="crash", action="store_false", help="leave out the second, killed run")
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("tokix-demo"), help="for the pictures (default: tokix-demo)"

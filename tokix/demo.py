@@ -33,6 +33,7 @@ from tokix.live import LiveView
 from tokix.shell.usage import BROKEN, FAILED, SIGNALLED, Failure
 from tokix.state import TRUTH, opened
 from tokix.syscalls import ExitStatus, Wait
+from tokix.syscalls.base import to_json
 from tokix.trace import Life, Trace
 
 #: The shape of the demonstration: a small window, so that its agents have to remember more than they can see.
@@ -59,15 +60,19 @@ def demo(options: Namespace) -> int:
         plan = scenario.load(scenario.locate(options.scenario))
     except scenario.ScenarioError as error:
         raise Failure(str(error)) from None
-    console = Console()
+    console = Console(stderr=options.json)
     with tempfile.TemporaryDirectory(prefix="tokix-") as folder:
         first, second = Path(folder, "first"), Path(folder, "second")
         trace, status = play(plan, options, first, console)
-        report(console, trace, ends(first), options.out)
-        if status.reason != "exit" or status.value:
+        found = ends(first)
+        report(console, trace, found, options.out)
+        good = status.reason == "exit" and not status.value
+        if not good:
             console.print(f"the scenario has failed: {status.reason} {status.detail}", style="red")
-            return FAILED
-        return FAILED if options.crash and not survives(options, first, second, console) else 0
+        same = survives(options, first, second, console) if good and options.crash else None
+    if options.json:
+        print(to_json(summary(trace, found) | {"held": good, "survived": same}))
+    return 0 if good and same is not False else FAILED
 
 
 # ---- the first run
@@ -134,6 +139,22 @@ def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) 
     picture.write_text(timeline.picture(trace))
     events.write_text(timeline.perfetto(trace))
     console.print(f"the timeline as a picture: {picture}; for ui.perfetto.dev: {events}")
+
+
+def summary(trace: Trace, found: Mapping[str, End]) -> dict[str, Any]:
+    """Give the figures of a run as data; times in ticks, but for seconds."""
+    lives = [(end, trace.lives[end.pid]) for end in sorted(found.values()) if end.pid in trace.lives]
+    return {
+        "ticks": len(trace.beats),
+        "seconds": trace.seconds,
+        "sampled": trace.sampled,
+        "fed": trace.fed,
+        "switches": trace.switches,
+        "processes": [
+            {**end._asdict(), "nice": life.nice, "response": life.response, "waiting": life.waited, "running": life.ran}
+            for end, life in lives
+        ],
+    }
 
 
 def question(life: Life) -> str:
