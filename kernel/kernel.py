@@ -136,7 +136,8 @@ class Kernel:
         self.expire()
         self.run()
         tick = self.scheduler.form()
-        while self.sleepers and not self.scheduler.flying and not self.ready:  # nothing will tick: time jumps
+        # Nothing will tick, and no answer is on its way to somebody who then may think: time jumps.
+        while self.sleepers and not (self.scheduler.flying or self.ready or self.invoked):
             self.wake(self.sleepers[0][0])
         outcome = Outcome(tick, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
         if outcome.rows:

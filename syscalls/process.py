@@ -128,7 +128,8 @@ class Stat(Syscall[list[ProcessInfo]]):
 class Sleep(Syscall[None]):
     """Wait for a span of wall time, or for so many ticks of the machine. Raises EINVAL for both.
 
-    Those of a machine that has nothing to do pass at once; after a restart they are counted from the beginning.
+    While the machine has nothing to do and no device is at work, ticks pass at once; after a restart they are counted
+    from the beginning.
     """
 
     call: Literal["sleep"] = "sleep"

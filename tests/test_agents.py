@@ -25,6 +25,7 @@ from tokix.sim import Person, Simulation, World
 from tokix.storage import MemoryStore
 from tokix.syscalls import (
     EINVAL,
+    Call,
     DeviceInfo,
     ExitStatus,
     Kill,
@@ -566,6 +567,30 @@ def test_ticks_of_an_idle_machine_pass_at_once() -> None:
         return await Now()
 
     assert finish(main).value == 0.0
+
+
+def test_ticks_do_not_pass_while_somebody_waits_for_a_device() -> None:
+    """A machine that has nothing to do for a moment, because files are read, is not idle."""
+
+    class Desk(World):
+        devices = (DeviceInfo(name="desk", ops=[OpInfo(name="read", doc="", effect="pure", parameters={})]),)
+
+        def invoke(self, effect: Any) -> str:
+            return "text"
+
+    async def main() -> Any:
+        async def reader() -> str:
+            await Call(device="desk", op="read")
+            await Think(prompt="x", max_tokens=20)
+            return "reader"
+
+        async def late() -> str:
+            await Sleep(ticks=25)
+            return "late"
+
+        return (await select(late(), reader()))[1]
+
+    assert finish(main, world=Desk).value == "reader"
 
 
 def test_a_sleep_of_ticks_survives_a_kill() -> None:

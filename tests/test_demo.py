@@ -54,6 +54,7 @@ def test_a_killed_run_comes_to_the_same(scene):
     assert "the results of all" in words
     assert "within two ticks and the" in words
     assert "lane 3" in out
+    assert 'came to {"answers":' in out
     assert (scene / "pictures" / "timeline.svg").read_text().startswith("<svg")
     assert json.loads((scene / "pictures" / "trace.json").read_text())["traceEvents"]
 

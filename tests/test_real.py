@@ -1,6 +1,8 @@
 """The default model, for real: it is fetched once into the cache, and left out only where it cannot be had."""
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -121,3 +123,23 @@ def test_one_seed_gives_one_answer_in_any_company(smollm2):
     one, two, again, three = run(smollm2, main)
     assert one == again
     assert len({tuple(one), tuple(two), tuple(three)}) == 3
+
+
+def test_the_main_job(folder, tmp_path):
+    """What `make run` shows, without the kill: that is tested on the toy machine, and `make run` does it for real."""
+    words = ["demo", "--no-crash", "--json", "--model", "smollm2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tokix", *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    [planner] = [process for process in said["processes"] if process["program"] == "library"]
+    names = zip(
+        ("lighthouse", "greenhouse", "workshop", "kitchen"), ("Dahl", "Okafor", "Lindqvist", "Raman"), strict=True
+    )
+    right = [name for book, name in names if name in planner["value"]["answers"][f"{book}.txt"]]
+    assert len(right) >= 3
+    workers = [process for process in said["processes"] if process["program"] == "library:worker"]
+    assert all(process["value"]["tokens"] > 512 >= process["value"]["resident"] for process in workers)
+    [person] = [process for process in said["processes"] if process["nice"] < 0]
+    assert person["response"] <= 3

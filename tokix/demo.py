@@ -24,6 +24,7 @@ from rich.table import Table
 
 from tokix import machines, mounts, scenario, timeline
 from tokix.agents.script import Scenario
+from tokix.agents.words import clip
 from tokix.boot import boot
 from tokix.failure import Interrupted, Stopped
 from tokix.kernel.life import INIT
@@ -38,6 +39,8 @@ from tokix.trace import Life, Trace
 
 #: The shape of the demonstration: a small window, so that its agents have to remember more than they can see.
 SCENARIO, WINDOW, LANES, QUANTUM, PREFILL = "library.yaml", 512, 4, 8, 64
+#: Characters of a result that are shown.
+RESULT = 600
 #: Seconds between two looks at the run that is going to be killed; how that is started.
 LOOK = 0.1
 TOKIX = (sys.executable, "-m", "tokix")
@@ -120,6 +123,9 @@ def play(plan: Scenario, options: Namespace, state: Path, console: Console) -> t
 
 def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) -> None:
     """Print results, processes, times and the timeline; write the picture and the trace."""
+    for end in sorted(found.values()):
+        if end.value is not None and end.pid in trace.order:
+            console.print(f"\n{end.program} ({end.pid}) came to {clip(to_json(end.value), RESULT)}", markup=False, soft_wrap=True)
     console.print()
     console.print(processes(trace, found))
     console.print()
