@@ -125,7 +125,9 @@ def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) 
     """Print results, processes, times and the timeline; write the picture and the trace."""
     for end in sorted(found.values()):
         if end.value is not None and end.pid in trace.order:
-            console.print(f"\n{end.program} ({end.pid}) came to {clip(to_json(end.value), RESULT)}", markup=False, soft_wrap=True)
+            console.print(
+                f"\n{end.program} ({end.pid}) came to {clip(to_json(end.value), RESULT)}", markup=False, soft_wrap=True
+            )
     console.print()
     console.print(processes(trace, found))
     console.print()
