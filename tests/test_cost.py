@@ -33,7 +33,7 @@ from torture import Mortal
 
 
 def op(name: str, cost: int, **more: Any) -> OpInfo:
-    return OpInfo(**{"name": name, "doc": "", "effect": "pure", "parameters": {}, "cost": cost} | more)
+    return OpInfo.model_validate({"name": name, "doc": "", "effect": "pure", "parameters": {}, "cost": cost} | more)
 
 
 def device(**prices: int) -> DeviceInfo:

@@ -27,6 +27,7 @@ from tokix.syscalls import (
     Kill,
     Limits,
     Read,
+    Signal,
     Sleep,
     Spawn,
     Stat,
@@ -321,7 +322,7 @@ def test_a_killed_process_stops_its_query(tmp_path: Path, typed: Callable[[str],
     async def main() -> Any:
         pid = await Spawn(program="child")
         await Sleep(seconds=0.01)
-        await Kill(pid=pid, signal="KILL")
+        await Kill(pid=pid, signal=Signal.KILL)
         return [(await Wait(pid=pid)).reason, await told("long", "query", sql="SELECT 1 AS a")]
 
     # The kernel ends only when its threads have: an endless query would keep this test from ending.

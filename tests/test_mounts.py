@@ -333,7 +333,7 @@ def test_the_example_of_the_document(here: Path) -> None:
 def test_the_document_names_the_drivers_and_their_ops() -> None:
     text = (Path(__file__).parents[1] / "docs" / "drivers.md").read_text()
     rows = {row[0]: row[2] for row in re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)}
-    kinds = {"calc": Calc, "clock": Clock, "files": Files, "sqlite": Sqlite, "tty": Tty}
+    kinds: dict[str, type[Driver]] = {"calc": Calc, "clock": Clock, "files": Files, "sqlite": Sqlite, "tty": Tty}
     assert rows.keys() == mounts.SHIPPED.keys() == kinds.keys()
     for name, kind in kinds.items():
         assert set(kind._ops) <= set(re.findall(r"`(\w+)`", rows[name]))

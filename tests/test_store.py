@@ -356,7 +356,12 @@ def test_which_pages_lack_a_vector(reopen: Reopen) -> None:
 
 SMALL_INTS = st.integers(0, 2)
 TEXT = st.one_of(st.sampled_from(["", "a", "b"]), st.integers(LIMIT - 1, LIMIT + 2).map(lambda n: "x" * n))
-VALUES = {int: SMALL_INTS, str: TEXT, float: st.floats(0, 3), bytes: st.binary(max_size=2)}
+VALUES: dict[type, st.SearchStrategy[Any]] = {
+    int: SMALL_INTS,
+    str: TEXT,
+    float: st.floats(0, 3),
+    bytes: st.binary(max_size=2),
+}
 
 
 @st.composite
@@ -368,7 +373,7 @@ def commits(draw: st.DrawFn) -> dict[str, dict[Key, Row | None]]:
         rows.setdefault(table, {})[values[:keys]] = draw(st.sampled_from([values, values, None, values[1:]]))
         if keys > 1 and draw(st.booleans()):  # many rows at once
             width = draw(st.integers(0, keys - 1))
-            other = tuple(draw(VALUES[kind]) for kind in list(columns.values())[:width])
+            other: Row = tuple(draw(VALUES[kind]) for kind in list(columns.values())[:width])
             rows[table][values[:width]] = draw(st.sampled_from([None, other, other, other[:-1]]))
     return rows
 
