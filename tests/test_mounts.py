@@ -16,7 +16,7 @@ import pytest
 from test_drivers import call
 
 from tokix import cli, mounts
-from tokix.drivers import Calc, Clock, Files, Sqlite, Tty
+from tokix.drivers import Calc, Clock, Driver, Files, Sqlite, Tty
 from tokix.mounts import Constrained, Mount, MountError, mounted, parse
 from tokix.syscalls import EINVAL, ENOENT
 
