@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from tokix import machines, mounts, scenario
 from tokix.boot import System, boot
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     """Boot a kernel of the shape that was asked for."""
     person = Guest()
+    await checkpoint()  # a Ctrl-C that came until here; the loop does not turn while a model is loaded
     machine, encoder = machines.wanted(options.model or begun(options.state), window=options.window)
     gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
     async with boot(

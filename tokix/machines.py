@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -29,13 +32,45 @@ def chosen(reference: str | None) -> str:
 
 def wanted(reference: str | None, **shape: int | None) -> tuple[Machine, Encoder]:
     """Load the machine that a command line names, or the default; raises Failure. Ctrl-C works meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an event loop would wait for its turn
     try:
-        return load(chosen(reference), **shape)
+        with interruptible():
+            return load(chosen(reference), **shape)
     except NoMachine as error:
         raise Failure(str(error)) from None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in this block at once: an event loop would wait for its turn.
+
+    Libraries that are being loaded can be where nothing can be raised, as in a destructor: there Python prints the
+    interrupt, and goes on. So it is not printed, and raised at the end of the block. A second one ends the process.
+    An ignored SIGINT stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    seen: list[int] = []
+
+    def arrived(signum: int, frame: object) -> None:
+        if seen:
+            os._exit(128 + signum)
+        seen.append(signum)
+        raise KeyboardInterrupt
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            hook(what)
+
+    before, hook = signal.signal(signal.SIGINT, arrived), sys.unraisablehook
+    sys.unraisablehook = unraisable
+    try:
+        yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
+        if seen:
+            raise KeyboardInterrupt
 
 
 def load(reference: str, *, frames: int | None = None, window: int | None = None) -> tuple[Machine, Encoder]:
