@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tokix.syscalls import Read, Write, program
+from tokix.syscalls.base import to_json
 
 
 @program(caps=[])
 async def main(*words: object) -> None:
     """Write the words, or what comes in."""
     if words:
-        await Write(text=" ".join(map(str, words)) + "\n")
+        await Write(text=" ".join(word if isinstance(word, str) else to_json(word) for word in words) + "\n")
         return
     while text := await Read():
         await Write(text=text)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from tokix.syscalls import ExitStatus
 from tokix.syscalls.base import to_json
+
+#: What steers a terminal.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: Characters that are shown of a value, or of what a process says at its end.
+LENGTH = 1000
 
 
 def exit_code(status: ExitStatus) -> int:
@@ -25,10 +31,24 @@ def exit_code(status: ExitStatus) -> int:
 
 
 def sentence(status: ExitStatus) -> str:
-    """Say how a process ended, in one line; "" if it has nothing to say."""
+    """Say how a process ended, in one line that can be read; "" if it has nothing to say.
+
+    `logs`, and `run --json`, have all of it.
+    """
     match status:
         case ExitStatus(reason="exit", value=None):
             return ""
         case ExitStatus(reason="exit"):
-            return f"{status.program} (process {status.pid}) exited with {to_json(status.value)}"
-    return f"{status.program} (process {status.pid}) {status.reason}: {' '.join(status.detail.split())}"
+            return f"{status.program} (process {status.pid}) exited with {shown(to_json(status.value))}"
+    return f"{status.program} (process {status.pid}) {status.reason}: {shown(status.detail)}"
+
+
+def one_line(text: str) -> str:
+    """Give a text without line breaks, and with all that steers a terminal spelled out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], " ".join(text.split()))
+
+
+def shown(text: str) -> str:
+    """Give a text, or the beginning of a long one, as a line."""
+    line = one_line(text)
+    return line if len(line) <= LENGTH else f"{line[:LENGTH]}… ({len(line)} characters)"

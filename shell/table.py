@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
+from tokix.shell.status import one_line
 from tokix.syscalls import DeviceInfo, LogEntry, OpInfo, PageInfo, ProcessInfo, Recalled, SchedInfo
 from tokix.syscalls.base import Value, codec, to_json
 
@@ -188,7 +189,3 @@ def of_schedule(info: SchedInfo) -> Table:
     row = [info.policy, quantum, str(info.lanes), str(info.running), str(info.waiting)]
     columns = ("POLICY", "QUANTUM", "LANES", "RUNNING", "WAITING")
     return Table(columns, [row], info.model_dump(mode="json"), frozenset(columns[1:]))
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())

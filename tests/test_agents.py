@@ -89,7 +89,7 @@ def lines(world: World) -> list[str]:
 def test_echo_says_its_words() -> None:
     status, world = run("echo", "hello", 3, {"a": [1]})
     assert (status.reason, status.value) == ("exit", None)
-    assert world.output() == "hello 3 {'a': [1]}\n"
+    assert world.output() == 'hello 3 {"a":[1]}\n'
 
 
 def test_echo_without_words_copies_its_input() -> None:
