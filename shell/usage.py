@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -28,7 +29,14 @@ class Failure(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose error is one line."""
+    """A parser whose error is one line, and names the help of the command that is typed wrongly."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all: what a command does not know, whoever is around it does not know either."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         raise Failure(f"{message}; see `{self.prog} --help`", WRONG)
@@ -185,12 +193,17 @@ def argument(word: str) -> Any:
     """Read an argument of a program: a JSON number, list, object, true, false or null is that; the rest is text."""
     try:
         word.encode()
-        value = json.loads(word, parse_constant=refuse)
+        value = json.loads(word, parse_constant=refuse, parse_float=finite)
     except UnicodeEncodeError:
         raise Failure(f"the argument {word!a} is not valid UTF-8", WRONG) from None
     except (ValueError, RecursionError):
         return word
     return word if isinstance(value, str) else value
+
+
+def finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else refuse(word)
 
 
 def refuse(word: str) -> NoReturn:

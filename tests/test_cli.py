@@ -22,8 +22,9 @@ import pytest
 
 from tokix import cli, doctor
 from tokix.shell.client import SOCKET
+from tokix.shell.status import sentence
 from tokix.shell.usage import VERBS
-from tokix.syscalls import ProcessInfo
+from tokix.syscalls import ExitStatus, ProcessInfo
 
 #: Seconds after which a test that waits for something that does not come fails.
 PATIENCE = 30
@@ -202,6 +203,7 @@ def test_arguments_are_json_where_they_look_like_it(tokix: Start) -> None:
     assert (code, out) == (0, "")
     assert json.loads(err.partition(" exited with ")[2]) == words
     assert cli.argument("NaN") == "NaN", "which is no JSON"
+    assert cli.argument("1e999") == "1e999", "which no float can hold"
     assert [cli.argument(word) for word in words] == [
         *(1, 1.5, [1], {"a": None}, True, None),
         *('"quoted"', "a b", "--state", "-x", ""),
@@ -249,6 +251,22 @@ def test_a_crashed_program(tokix: Start) -> None:
     code, out, err = tokix("run", "programs.py:crash").end()
     assert (code, out) == (1, "before\n")
     assert re.fullmatch(r"tokix: \S+/programs.py:crash \(process 3\) crashed: ValueError: bad luck \(\S+:\d+\)\n", err)
+
+
+def test_a_long_value_is_shown_in_part(state: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--state", str(state), f"{state.parent}/programs.py:value", "\x1b[31m" * 1000]
+    assert cli.main(words) == 0
+    err = capfd.readouterr().err
+    assert len(err) < 1200
+    assert err.endswith("… (10002 characters)\n")
+
+
+def test_nothing_that_steers_a_terminal_is_shown() -> None:
+    status = ExitStatus(
+        pid=3, program="p", reason="crashed", detail="ValueError: \x1b]0;title\x07\x9b1m a\nb é 👩\u200d🚀"
+    )
+    said = "p (process 3) crashed: ValueError: \\x1b]0;title\\x07\\x9b1m a b é 👩\u200d🚀"
+    assert sentence(status) == said
 
 
 def test_a_kernel_that_keeps_nothing(tokix: Start, state: Path) -> None:
@@ -577,10 +595,18 @@ def test_a_terminal_gets_a_table_and_ctrl_c(tokix: Start, state: Path) -> None:
         (["run", "--durable", "never"], "--durable: invalid choice: 'never'"),
         (["run", "--root", "/no/such", "echo"], "--root: /no/such is not a folder"),
         (["run", "--frob"], "unrecognized arguments: --frob"),
+        (["run", "--root", "", "echo"], "--root: a folder needs a name"),
+        (["run", "--state", "", "echo"], "--state: a folder needs a name"),
+        (["ps", "--state", ""], "--state: a folder needs a name"),
+        (["demo", "--out", ""], "--out: a folder needs a name"),
+        (["run", ""], "no program ''"),
+        (["run", "philosophers", "many"], "tokix: philosophers: seats should be a valid integer"),
+        (["run", "react"], "QUESTION is missing; usage: react QUESTION"),
+        (["run", "chat:answer", "hi"], "chat:answer: missing a required argument: 'tokens'"),
         (["run", "no_such_program"], "no program no_such_program"),
         (["run", "./no_such.py"], "no_such.py: there is no such Python file"),
         (["run", "echo", "\udcff"], "the argument '\\udcff' is not valid UTF-8"),
-        (["ps", "extra"], "unrecognized arguments: extra"),
+        (["ps", "extra"], "unrecognized arguments: extra; see `tokix ps --help`"),
         (["kill"], "the following arguments are required: PID"),
         (["kill", "init"], "PID: invalid number value: 'init'"),
         (["kill", "-HUP", "3"], "no signal HUP; there is TERM, KILL, STOP, CONT, INT"),
@@ -610,6 +636,12 @@ def test_a_wrong_command_line_is_one_clear_line(
     assert err.startswith("tokix: ")
     assert complaint in err
     assert not state.exists()
+
+
+def test_a_folder_that_is_gone(tokix: Start, state: Path) -> None:
+    (state.parent / "gone").mkdir()
+    code, out, err = tokix("run", "echo", "hi", preexec_fn=lambda: (os.chdir("gone"), os.rmdir("../gone"))).end()
+    assert (code, out, err) == (1, "", "tokix: the current folder has been removed: go to another\n")
 
 
 def test_the_real_thing_says_so_too(tokix: Start) -> None:

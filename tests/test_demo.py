@@ -75,7 +75,20 @@ def test_a_scenario_that_fails_is_a_failure(scene):
     (scene / "play.yaml").write_text(PLAY.replace("count: 2", "count: 3"))
     code, out, _ = tokix(scene, "demo", "play.yaml", "--no-crash")
     assert code == 1
-    assert "its value has 2 items, and not 3" in " ".join(out.split())
+    assert "its value has 2 items, and not 3" in out
+    assert out.endswith("the scenario has failed: what does not hold is said above\n")
+
+
+def test_all_that_is_wrong_in_a_scenario_has_a_line(scene):
+    (scene / "play.yaml").write_text(PLAY.replace("name:", "nome:").replace("nice: -10", "nice: -40"))
+    code, out, err = tokix(scene, "demo", "play.yaml")
+    assert (code, out) == (2, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["play.yaml:1", "play.yaml:11"]
+
+
+def test_a_folder_for_the_pictures_that_cannot_be_is_said_at_once(scene):
+    code, out, err = tokix(scene, "demo", "play.yaml", "--out", "play.yaml/x")
+    assert (code, out, err) == (1, "", "tokix: play.yaml/x: Not a directory\n")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from tokix.shell.usage import (
 )
 
 if TYPE_CHECKING:
+    from tokix.agents.script import Scenario
     from tokix.mounts import Mount
     from tokix.shell.table import Result
     from tokix.syscalls import Spawn
@@ -48,6 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if words is None:
             hold_standard_descriptors()
+            require_folder()
         options = command_line().parse_args(dashed(sys.argv[1:] if words is None else words))
         if options.command in (run, sh, demo) and words is None:
             fix_hash_seed()
@@ -61,7 +63,11 @@ def main(words: Sequence[str] | None = None) -> int:
         return failure.code
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT
-    except OSError as error:  # of the standard output; Python would try once more at the end
+    except OSError as error:
+        if error.filename:
+            say(f"{error.filename}: {error.strerror}")
+            return FAILED
+        # Of the standard output, which Python would try to write once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             return SIGNALLED + signal.SIGPIPE
@@ -96,6 +102,14 @@ def hold_standard_descriptors() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def require_folder() -> None:
+    """Raise Failure where no name means anything any more."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise Failure("the current folder has been removed: go to another") from None
+
+
 # ---- the commands
 
 
@@ -104,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     from tokix import commands
 
     options.unused = unused(options)
-    spawn = wanted(options) if options.program else None
+    spawn = None if options.program is None else wanted(options)
     return going(commands.run, options, spawn)
 
 
@@ -211,8 +225,8 @@ def wanted(options: argparse.Namespace) -> Spawn:
     """Give the call that starts the program; raises Failure if there is none of that name."""
     from pydantic import ValidationError
 
-    from tokix.programs import ProgramError, Resolver, absolute
-    from tokix.syscalls import Spawn
+    from tokix.programs import ProgramError, absolute, require
+    from tokix.syscalls import EINVAL, Spawn
     from tokix.syscalls.abi import explain
 
     see_here()
@@ -220,11 +234,13 @@ def wanted(options: argparse.Namespace) -> Spawn:
         return staged(options)
     program = absolute(options.program)
     try:
-        Resolver().find(program)
         arguments = [argument(word) for word in options.args]
+        require(program, arguments)
         return Spawn(program=program, args=arguments, nice=options.nice, fds=dict.fromkeys(range(3), "tty"))
     except ProgramError as error:
         raise Failure(str(error), WRONG) from None
+    except EINVAL as error:
+        raise Failure(error.detail, WRONG) from None
     except ValidationError as error:
         raise Failure(explain(error), WRONG) from None
 
@@ -235,16 +251,23 @@ def staged(options: argparse.Namespace) -> Spawn:
 
     if options.args:
         raise Failure(f"a scenario takes no arguments, such as {options.args[0]}", WRONG)
+    plan = planned(options.program)
+    options.mount = [*(options.mount or ()), *scenario.mounts(plan)]
+    call = scenario.spawn(plan)
+    return call.model_copy(update={"nice": options.nice, "fds": dict.fromkeys(range(3), "tty")})
+
+
+def planned(word: str) -> Scenario:
+    """Read the scenario that a word names; raises Failure, and says all that is wrong in the file."""
+    from tokix import scenario
+
     try:
-        plan = scenario.load(scenario.locate(options.program))
+        return scenario.load(scenario.locate(word))
     except scenario.ScenarioError as error:
         *others, last = error.lines
         for line in others:
             say(line)
         raise Failure(last, WRONG) from None
-    options.mount = [*(options.mount or ()), *scenario.mounts(plan)]
-    call = scenario.spawn(plan)
-    return call.model_copy(update={"nice": options.nice, "fds": dict.fromkeys(range(3), "tty")})
 
 
 def see_here() -> None:
@@ -335,7 +358,7 @@ def describe_demo(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument("--no-crash", dest="crash", action="store_false", help="leave out the second, killed run")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("tokix-demo"), help="for the pictures (default: tokix-demo)"
+        "--out", metavar="DIR", type=place, default=Path("tokix-demo"), help="for the pictures (default: tokix-demo)"
     )
 
 
@@ -368,7 +391,7 @@ def add_state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
         metavar="DIR",
-        type=Path,
+        type=place,
         help="the state directory: one system, and its kernel (default: $TOKIX_STATE, or ~/.local/state/tokix)",
     )
 
@@ -391,7 +414,14 @@ def mount(word: str) -> Mount:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def place(word: str) -> Path:
+    """Read the name of a folder; an empty one, as of a variable that is not set, is none."""
+    if not word:
+        raise argparse.ArgumentTypeError("a folder needs a name, and this is empty; `.` is the current one")
+    return Path(word)
+
+
 def folder(word: str) -> Path:
-    if not Path(word).is_dir():
+    if not place(word).is_dir():
         raise argparse.ArgumentTypeError(f"{word} is not a folder")
     return Path(word).absolute()

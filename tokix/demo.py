@@ -26,6 +26,7 @@ from tokix import machines, mounts, scenario, timeline
 from tokix.agents.script import Scenario
 from tokix.agents.words import clip
 from tokix.boot import boot
+from tokix.cli import planned
 from tokix.failure import Interrupted, Stopped
 from tokix.kernel.life import INIT
 from tokix.kernel.policy import Priority
@@ -41,6 +42,8 @@ from tokix.trace import Life, Trace
 SCENARIO, WINDOW, LANES, QUANTUM, PREFILL = "library.yaml", 512, 4, 8, 64
 #: Characters of a result that are shown.
 RESULT = 600
+#: Columns of an output that is no terminal.
+WIDTH = 120
 #: Seconds between two looks at the run that is going to be killed; how that is started.
 LOOK = 0.1
 TOKIX = (sys.executable, "-m", "tokix")
@@ -59,11 +62,11 @@ class End(NamedTuple):
 
 def demo(options: Namespace) -> int:
     """Run a scenario with a live view, and show what came of it; then kill and restart it, and compare."""
-    try:
-        plan = scenario.load(scenario.locate(options.scenario))
-    except scenario.ScenarioError as error:
-        raise Failure(str(error)) from None
+    plan = planned(options.scenario)
+    options.out.mkdir(parents=True, exist_ok=True)  # if that cannot be, it is said before all the work
     console = Console(stderr=options.json)
+    if not console.is_terminal:
+        console.width = WIDTH
     with tempfile.TemporaryDirectory(prefix="tokix-") as folder:
         first, second = Path(folder, "first"), Path(folder, "second")
         trace, status = play(plan, options, first, console)
@@ -71,11 +74,18 @@ def demo(options: Namespace) -> int:
         report(console, trace, found, options.out)
         good = status.reason == "exit" and not status.value
         if not good:
-            console.print(f"the scenario has failed: {status.reason} {status.detail}", style="red")
+            console.print(f"the scenario has failed: {failure(status)}", style="red", markup=False)
         same = survives(options, first, second, console) if good and options.crash else None
     if options.json:
         print(to_json(summary(trace, found) | {"held": good, "survived": same}))
     return 0 if good and same is not False else FAILED
+
+
+def failure(status: ExitStatus) -> str:
+    """Say why a scenario is none that holds."""
+    if status.reason == "exit":
+        return "what does not hold is said above"
+    return f"{status.reason}: {status.detail}"
 
 
 # ---- the first run
@@ -142,7 +152,6 @@ def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) 
     for life in trace.lives.values():
         if life.nice < 0 and life.response is not None:
             console.print(question(life))
-    out.mkdir(parents=True, exist_ok=True)
     picture, events = out / "timeline.svg", out / "trace.json"
     picture.write_text(timeline.picture(trace))
     events.write_text(timeline.perfetto(trace))

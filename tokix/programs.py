@@ -12,16 +12,17 @@ person types relative to the current folder is made `absolute` before it becomes
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from tokix.syscalls import EINVAL
 from tokix.syscalls.program import declaration
 
 if TYPE_CHECKING:
@@ -63,6 +64,18 @@ class Resolver:
         if name not in self._found:
             self._found[name] = _load(name)
         return self._found[name]
+
+
+def require(name: str, args: Sequence[Any]) -> None:
+    """Raise ProgramError if there is no program of this name, and EINVAL if it does not take the arguments."""
+    program = Resolver().find(name)
+    if said := declaration(program):
+        said.bind(args, name)
+        return
+    try:
+        signature(program).bind(*args)
+    except TypeError as error:
+        raise EINVAL(f"{name}: {error}") from None
 
 
 def absolute(name: str, folder: Path = Path()) -> str:

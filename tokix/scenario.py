@@ -14,7 +14,6 @@ aliases: plain words are texts, but for null, true, false and numbers.
 
 from __future__ import annotations
 
-import inspect
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -31,11 +30,10 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tokix.agents.script import Actor, Expected, Letter, Output, Problem, Scenario, Source, problems
 from tokix.mounts import Constructor, Mount, MountError, find
-from tokix.programs import ProgramError, Resolver, absolute
+from tokix.programs import ProgramError, absolute, require
 from tokix.state import TRUTH
 from tokix.syscalls import EINVAL, Limits, Spawn
 from tokix.syscalls.base import from_json, to_json
-from tokix.syscalls.program import declaration
 
 Where = tuple[str | int, ...]
 
@@ -165,16 +163,10 @@ class Reader:
 
     def check(self, place: Where, program: str, args: list[Any]) -> None:
         """Look whether a program takes arguments; raises ProgramError if there is none."""
-        found = Resolver().find(program)
         try:
-            if said := declaration(found):
-                said.bind(args, program)
-            else:
-                inspect.signature(found).bind(*args)
+            require(program, args)
         except EINVAL as error:
             self.wrong((*place, "args"), error.detail)
-        except TypeError as error:
-            self.wrong((*place, "args"), f"{program}: {error}")
 
     def device(self, name: str, text: str) -> str:
         """Make a mount that means the same in every folder."""
