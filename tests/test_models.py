@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokix import cli
+from tokix import cli, doctor
 from tokix import models as shown_models
 from tokix.kernel.arch.hf import convert, models, sources
 from tokix.kernel.arch.hf.reference import KNOWN, Known, ModelError, Reference, Scheme
@@ -462,6 +462,15 @@ def test_a_damaged_model_is_not_used(name: str, cache: Path, fetched: list[str])
         models.locate(TINY)
     models.remove(models.find(folder.name))
     assert models.verify(models.find(models.locate(TINY).name)) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokix.json"])
+def test_the_doctor_sees_a_damaged_model(name: str, cache: Path, fetched: list[str]) -> None:
+    folder = models.locate(TINY)
+    assert [finding.state for finding in doctor.models()] == ["ok"]
+    (folder / name).write_text("{")
+    [finding] = doctor.models()
+    assert (finding.state, finding.found) == ("wrong", f"damaged: {folder.name}")
 
 
 def test_a_removed_model_is_gone(cache: Path, fetched: list[str]) -> None:

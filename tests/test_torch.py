@@ -441,3 +441,6 @@ def test_a_folder_is_loaded_and_a_wrong_one_refused(tmp_path, llama):
     (tmp_path / "bad").mkdir()
     with pytest.raises(ModelError, match="cannot load"):
         load(tmp_path / "bad", "bad")
+    (tmp_path / "good" / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match=r"cannot load.*deserializing header"):
+        load(tmp_path / "good", "good")

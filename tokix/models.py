@@ -158,11 +158,12 @@ def remove(options: Namespace) -> int:
 
 def cached() -> tuple[Path, dict[str, bool]]:
     """Give the folder of the cache and its models by name, and whether each can be used; raises Failure."""
-    from tokix.kernel.arch.hf.models import cache, installed
+    from tokix.kernel.arch.hf.models import cache, installed, missing
     from tokix.kernel.arch.hf.reference import ModelError
 
     try:
-        return cache(), {model.folder.name: model.note is not None for model in installed()}
+        models = {model.folder.name: model for model in installed()}
+        return cache(), {name: bool(note and not missing(folder, note)) for name, (folder, note) in models.items()}
     except ModelError as error:
         raise Failure(str(error)) from None
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tokix.kernel.arch.hf.attention import NAME, Batch, Pool, Recorder, record
+from tokix.kernel.arch.hf.models import read_note
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
@@ -102,6 +103,7 @@ class TorchMachine(HFVocabulary):
 
 def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
     """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -110,8 +112,9 @@ def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}") from error
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        advice = "; `tokix models verify` says whether it is whole" if read_note(folder) else ""
+        raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}{advice}") from error
     try:
         return TorchMachine(model, tokenizer, name, **shape)
     except ModelError as error:
