@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from tokix import cli, doctor
+from tokix.boot import boot
 from tokix.shell.client import SOCKET
 from tokix.shell.status import sentence
 from tokix.shell.usage import VERBS
-from tokix.syscalls import ExitStatus, ProcessInfo
+from tokix.syscalls import ExitStatus, ProcessInfo, Spawn, Stat
 
 #: Seconds after which a test that waits for something that does not come fails.
 PATIENCE = 30
@@ -69,6 +71,10 @@ async def crash():
 
 async def value(what):
     return what
+
+async def nap():
+    await Sleep(seconds=60)
+    raise ValueError("awake")
 
 async def spin():
     await Sleep(seconds=0)
@@ -470,6 +476,25 @@ def test_what_a_signal_cut_short_goes_on_as_if_nothing_had_been(tokix: Start) ->
 def whole_lines(out: str) -> list[str]:
     """Give the lines of a life that was cut off, of which the last may not be whole."""
     return out[: out.rfind("\n") + 1].splitlines()
+
+
+def test_who_ends_in_the_first_step_of_the_next_kernel_is_told_too(
+    state: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fall_asleep() -> None:
+        async with boot(state) as system, system.attach("run") as client:
+            pid = await client.call(Spawn(program=f"{state.parent}/programs.py:nap"))
+            while (await client.call(Stat(pid=pid)))[0].on != "sleep":
+                pass
+
+    anyio.run(fall_asleep)
+    now = time.time()
+    monkeypatch.setattr("tokix.host.time.time", lambda: now + 3600)
+    assert cli.main(["run", "--state", str(state)]) == 1
+    out, err = capfd.readouterr()
+    first, second = err.splitlines()
+    assert (out, first) == ("", "tokix: going on with 1 unfinished process")
+    assert re.fullmatch(r"tokix: \S+:nap \(process 3\) crashed: ValueError: awake \(programs.py:\d+\)", second)
 
 
 def test_real_kills_change_nothing(tokix: Start, tmp_path: Path, state: Path) -> None:

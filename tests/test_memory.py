@@ -936,6 +936,22 @@ def test_a_parked_process_keeps_the_windows_that_it_has_had():
     assert sorted([*here, *gone]) == [*range(8)]
 
 
+def test_an_answer_that_was_begun_in_a_larger_window_says_so():
+    async def main():
+        return await told(Think(prompt="go", max_tokens=200))
+
+    store, world = Mortal(), World()
+    store.crash = (2, "after")
+    with pytest.raises(Killed):
+        boot(main, store=store, world=world, machine=small(512)).run()
+    store.reopen()
+    store.crash = (0, "")
+    said = Ended(boot(main, store=store, world=world, machine=small(64)).run()).value
+    assert said == (
+        "ENOMEM: the prompt has 5 tokens and the answer, begun in a larger window, up to 200; this window has 64"
+    )
+
+
 # ---- the encoder, and the edge
 
 

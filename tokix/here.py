@@ -93,6 +93,7 @@ def mounted(options: Namespace, person: Person) -> dict[str, Driver]:
 async def run(options: Namespace, spawn: Spawn | None) -> int:
     """Be the kernel until the program has ended; without one, until nothing is unfinished."""
     async with booted(options, signalled=True) as system:
+        left = system.unfinished()  # before the first step, in which some may end
         async with system.attach("run") as client:
             if spawn:
                 pid = await client.call(spawn)
@@ -100,7 +101,7 @@ async def run(options: Namespace, spawn: Spawn | None) -> int:
                 await system.terminal.drained()
                 code = tell(status, options.json)
             else:
-                code = await resume(system, client, options.json)
+                code = await resume(system, client, left, options.json)
         await deserted(system, "the program")
         return code
 
@@ -176,13 +177,14 @@ def policy(name: str, quantum: int | None) -> Policy:
     return kind(quantum or DEFAULT_QUANTUM)
 
 
-async def resume(system: System, client: Client, json: bool) -> int:
-    """Wait until all that is unfinished has ended, but for what is parked; gives the code of the first that failed."""
-    if many := len(system.unfinished()):
+async def resume(system: System, client: Client, left: list[Process], json: bool) -> int:
+    """Wait until all that was left unfinished has ended, but for what is parked; gives the first code that is not 0."""
+    if many := len(left):
         say(f"going on with {many} unfinished process{'es' * (many > 1)}")
     else:
         say(f"nothing to do: nothing is unfinished in {system.state}")
-    open_ends = {process.pid for process in system.unfinished() if process.ppid in (0, 1)}
+    pids = {process.pid for process in left}
+    open_ends = {process.pid for process in left if process.ppid not in pids}  # their parents were foreign, or init
     codes: dict[int, int] = {}
     while True:
         changed = system.changed

@@ -136,6 +136,11 @@ def _limit(k: Kernel, b: Branch, c: Think, before: int, charge: int) -> int:
     """Give how many tokens the burst may generate; raises ENOMEM or EDQUOT if that is none."""
     room = k.capacity - before - len(k.machine.closing())
     promised: int = k.started[b.key]["limit"] if b.noted else 1
+    if room < promised and b.noted:
+        raise ENOMEM(
+            f"the prompt has {before} tokens and the answer, begun in a larger window, up to {promised}; "
+            f"this window has {k.capacity}"
+        )
     if room < promised:
         raise ENOMEM(f"the prompt has {before} tokens, the window {k.capacity}")
     if b.noted:  # begun before a restart: what it may generate was decided then
