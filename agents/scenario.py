@@ -54,7 +54,9 @@ async def main(scenario: Scenario) -> int | None:
     for line in wrong:
         await Write(fd=2, text=f"{scenario.name}: {line}\n")
     if not wrong:
-        await Write(fd=2, text=f"{scenario.name}: {len(scenario.awaited)} processes have ended as expected\n")
+        count = len(scenario.awaited)
+        ended = "1 process has" if count == 1 else f"{count} processes have"
+        await Write(fd=2, text=f"{scenario.name}: {ended} ended as expected\n")
     return 1 if wrong else None
 
 

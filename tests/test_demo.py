@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from tokix import demo
 from tokix.state import TRUTH
 from tokix.storage import SqliteStore
+from tokix.trace import Trace
 
 PLAY = """\
 name: small
@@ -77,6 +80,20 @@ def test_a_scenario_that_fails_is_a_failure(scene):
     assert code == 1
     assert "its value has 2 items, and not 3" in out
     assert out.endswith("the scenario has failed: what does not hold is said above\n")
+
+
+def test_who_reads_finds_the_end_of_the_input_and_no_text_is_markup(scene):
+    (scene / "play.yaml").write_text("about: '[/x] [red]'\nprocesses: {copy: {program: echo, in: tty}}\n")
+    code, out, err = tokix(scene, "demo", "play.yaml", "--no-crash")
+    assert (code, err) == (0, "")
+    assert "scenario: [/x] [red], on toy" in out
+    assert "scenario: 1 process has ended as expected" in out
+
+
+def test_a_narrow_terminal_has_columns_that_can_be_read(scene):
+    console = Console(file=StringIO(), width=40)
+    console.print(demo.processes(Trace(), {}, demo.NARROW))
+    assert console.file.getvalue().split() == ["pid", "program", "end", "waiting"]
 
 
 def test_all_that_is_wrong_in_a_scenario_has_a_line(scene):

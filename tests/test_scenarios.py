@@ -279,7 +279,7 @@ def test_a_scenario_goes_on_after_the_death_of_the_kernel(tmp_path: Path) -> Non
         first.send_signal(signal.SIGKILL)
     again = subprocess.run(command, input="go\n", capture_output=True, text=True, cwd="/", timeout=60)
     assert again.returncode == 0, again.stderr
-    assert "scenario: 1 processes have ended as expected" in again.stderr
+    assert "scenario: 1 process has ended as expected" in again.stderr
 
 
 # ---- files

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import anyio
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tokix import machines, mounts, scenario, timeline
 from tokix.agents.script import Scenario
@@ -32,6 +33,7 @@ from tokix.kernel.life import INIT
 from tokix.kernel.policy import Priority
 from tokix.kernel.ports import TABLES
 from tokix.live import LiveView
+from tokix.shell.status import one_line
 from tokix.shell.usage import BROKEN, FAILED, SIGNALLED, Failure
 from tokix.state import TRUTH, opened
 from tokix.syscalls import ExitStatus, Wait
@@ -40,6 +42,9 @@ from tokix.trace import Life, Trace
 
 #: The shape of the demonstration: a small window, so that its agents have to remember more than they can see.
 SCENARIO, WINDOW, LANES, QUANTUM, PREFILL = "library.yaml", 512, 4, 8, 64
+#: What is shown of each process, and what of that where there is little room.
+COLUMNS = ("pid", "program", "nice", "end", "response", "waiting", "running", "turnaround", "fed", "sampled")
+NARROW = ("pid", "program", "end", "waiting")
 #: Characters of a result that are shown.
 RESULT = 600
 #: Columns of an output that is no terminal.
@@ -118,7 +123,11 @@ def play(plan: Scenario, options: Namespace, state: Path, console: Console) -> t
                 return status
 
     console.print(
-        f"[bold]{plan.name}[/]: {plan.about}, on {machine.name}, {LANES} lanes, a window of {WINDOW} tokens\n"
+        Text.assemble(
+            (plan.name, "bold"),
+            f": {plan.about}, " if plan.about else " ",
+            f"on {machine.name}, {LANES} lanes, a window of {WINDOW} tokens\n",
+        )
     )
     try:
         return trace, anyio.run(main)
@@ -139,7 +148,7 @@ def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) 
                 f"\n{end.program} ({end.pid}) came to {clip(to_json(end.value), RESULT)}", markup=False, soft_wrap=True
             )
     console.print()
-    console.print(processes(trace, found))
+    console.print(processes(trace, found, NARROW if console.width < sum(map(len, COLUMNS)) else COLUMNS))
     console.print()
     for line in timeline.draw(trace, max(20, console.width - 10)):
         console.print(line)
@@ -185,10 +194,10 @@ def question(life: Life) -> str:
     )
 
 
-def processes(trace: Trace, found: Mapping[str, End]) -> Table:
+def processes(trace: Trace, found: Mapping[str, End], columns: Sequence[str] = COLUMNS) -> Table:
     """Describe all processes that were: times in ticks of the machine, but for the turnaround."""
     table = Table(box=None, pad_edge=False)
-    for name in ("pid", "program", "nice", "end", "response", "waiting", "running", "turnaround", "fed", "sampled"):
+    for name in columns:
         table.add_column(name, justify="left" if name in ("program", "end") else "right")
     for end in sorted(found.values()):
         life = trace.lives.get(end.pid)
@@ -197,7 +206,8 @@ def processes(trace: Trace, found: Mapping[str, End]) -> Table:
             response = "" if life.response is None else str(life.response)
             name, how = end.program.rpartition("/")[2], f"{end.reason} {end.detail}".strip()
             counts = (life.waited, life.ran, f"{seconds:.1f} s", life.fed, life.sampled)
-            table.add_row(str(end.pid), name, str(life.nice), how, response, *map(str, counts))
+            cells = dict(zip(COLUMNS, (end.pid, name, life.nice, one_line(how), response, *counts), strict=True))
+            table.add_row(*(Text(str(cells[column])) for column in columns))
     return table
 
 

@@ -37,6 +37,7 @@ class LiveView:
         self._shows: deque[Show] = deque()
         self._parts: dict[int, str] = {}
         self._ready, self._drained = anyio.Event(), anyio.Event()
+        self._asked, self._asking = deque[str](), anyio.Event()
 
     def watch(self, system: System) -> None:
         """Draw the kernel of this system."""
@@ -51,7 +52,9 @@ class LiveView:
         self._ready.set()
 
     def prompt(self, prompt: Prompt) -> None:
-        """Nobody types here: the input of a process that asks for some stays open."""
+        """Nobody types here: whoever asks finds the end of the input."""
+        self._asked.append(prompt.stream)
+        self._asking.set()
 
     def report(self, text: str) -> None:
         self._console.print(Text(f"tokix: {text}", "yellow"))
@@ -74,7 +77,11 @@ class LiveView:
                     await anyio.sleep(PERIOD)
 
     async def read(self, give: Callable[[Input], None]) -> None:
-        await anyio.sleep_forever()
+        while True:
+            await self._asking.wait()
+            self._asking = anyio.Event()
+            while self._asked:
+                give(Input(self._asked.popleft(), None))
 
     # ---- lines
 
