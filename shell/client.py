@@ -134,7 +134,7 @@ class Wire:
             except BlockingIOError:
                 await anyio.wait_readable(self._end)
             except OSError as error:
-                raise Gone(str(error)) from error
+                raise Gone(error.strerror or str(error)) from error
             else:
                 if not piece:
                     raise Gone("it has closed the connection")
@@ -150,7 +150,7 @@ class Wire:
             except BlockingIOError:
                 await anyio.wait_writable(self._end)
             except OSError as error:
-                raise Gone(str(error)) from error
+                raise Gone(error.strerror or str(error)) from error
 
 
 class SocketClient:

@@ -18,7 +18,8 @@ from tokix.shell.client import Client
 from tokix.shell.jobs import Job, Jobs, as_data
 from tokix.shell.line import Pipeline, parse, tokens
 from tokix.shell.screen import Screen
-from tokix.shell.table import Result, Table, one_line, render
+from tokix.shell.status import one_line
+from tokix.shell.table import Result, Table, render
 from tokix.shell.usage import (
     FAILED,
     SIGNALLED,

@@ -56,6 +56,15 @@ _ADVICE = {
 }
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for a store, unless it is there; raises StoreError where none can be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "that is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise StoreError(f"{error.filename}: {reason}; choose another folder") from error
+
+
 class SqliteStore:
     """A Store in a SQLite file; it holds `kernel.lock` in the same folder while it is open.
 
@@ -69,7 +78,7 @@ class SqliteStore:
         self.path = path.absolute()
         with _explained(self.path, "open"), ExitStack() as undo:
             # What agents say to each other is private.
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             undo.enter_context(alone(self.path.parent))
             connection = undo.enter_context(_connected(self.path))
             # Before anything writes: a file that is not ours stays as it is.
@@ -243,6 +252,8 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     name = getattr(error, "sqlite_errorname", "")
     advice = [advice for code, advice in _ADVICE.items() if name.startswith(code)]
     return "; ".join([str(error), *advice])

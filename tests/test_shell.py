@@ -594,6 +594,7 @@ def test_a_scenario_is_a_program_too(state: Path) -> None:
     code, out, err = sh(state, "-c", "two.yaml")
     assert (code, out) == (0, "one\n"), err
     assert sh(state, "-c", "two.yaml 3")[::2] == (2, "tokix: a scenario takes no arguments, such as 3\n")
+    assert sh(state, "-c", "none.yaml") == (2, "", "tokix: none.yaml: No such file or directory\n")
     code, out, err = sh(state, "-c", "bad.yaml")
     assert (code, len(err.splitlines()), "bad.yaml:1" in err) == (2, 1, True)
 

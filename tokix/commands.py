@@ -20,11 +20,11 @@ import anyio
 
 from tokix.cli import say
 from tokix.failure import Interrupted
-from tokix.shell.client import Client, NoKernel, connect
+from tokix.shell.client import Client, Gone, NoKernel, connect
 from tokix.shell.join import join
 from tokix.shell.status import exit_code, sentence
 from tokix.shell.table import Result
-from tokix.shell.usage import SIGNALLED
+from tokix.shell.usage import SIGNALLED, Failure
 from tokix.shell.verbs import ACTS
 from tokix.state import busy
 from tokix.storage import StoreError
@@ -98,7 +98,13 @@ async def run_there(client: Client, options: Namespace, spawn: Spawn | None) -> 
         return 0
     if options.unused:
         say(f"a kernel runs on {options.state} already: {' '.join(options.unused)} has no effect")
-    return tell(await join(client, spawn, Source(0 if in_foreground() else -1).read, put), options.json)
+    try:
+        status = await join(client, spawn, Source(0 if in_foreground() else -1).read, put)
+    except Gone as error:
+        raise Failure(
+            f"the kernel is gone ({error}); a program that has joined one ends with it: run it again"
+        ) from None
+    return tell(status, options.json)
 
 
 def in_foreground() -> bool:

@@ -115,7 +115,7 @@ class Sitting:
     def spawn(self, command: list[str]) -> Spawn | None:
         """Make the call that starts a program or plays a scenario; None if a command is neither. Raises Failure."""
         word, *words = command
-        if word.endswith(scenario.SUFFIXES) and scenario.locate(word).is_file():
+        if word.endswith(scenario.SUFFIXES):
             return self.staged(word, words)
         if (name := program(word)) is None:
             return None
