@@ -14,6 +14,8 @@ from tokix.syscalls.base import Value, codec, to_json
 
 _JSON = codec(Any)
 _STATE = frozenset({"STATE"})
+#: Characters that a process table shows of arguments, or of how a process ended.
+SHORT = 200
 
 
 @dataclass(slots=True)
@@ -111,8 +113,14 @@ def cells(process: ProcessInfo) -> list[str]:
         on = f"{status.reason} {to_json(status.value) if status.reason == 'exit' else status.detail}"
     return [
         *(str(process.pid), str(process.ppid), process.state, str(process.nice), tokens),
-        *(process.program, " ".join(map(to_json, process.args)), one_line(on)),
+        *(process.program, short(" ".join(map(to_json, process.args))), short(on)),
     ]
+
+
+def short(text: str) -> str:
+    """Give the beginning of a text: `--json` has all of it."""
+    line = one_line(text[: SHORT + 1])
+    return line if len(text) <= SHORT else f"{line[:SHORT]}…"
 
 
 def brief(program: str) -> str:

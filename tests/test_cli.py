@@ -25,6 +25,7 @@ from tokix import cli, doctor
 from tokix.boot import boot
 from tokix.shell.client import SOCKET
 from tokix.shell.status import sentence
+from tokix.shell.table import of_processes
 from tokix.shell.usage import VERBS
 from tokix.syscalls import ExitStatus, ProcessInfo, Spawn, Stat
 
@@ -265,6 +266,13 @@ def test_a_long_value_is_shown_in_part(state: Path, capfd: pytest.CaptureFixture
     err = capfd.readouterr().err
     assert len(err) < 1200
     assert err.endswith("… (10002 characters)\n")
+
+
+def test_a_process_table_shows_the_beginning_of_long_arguments() -> None:
+    process = ProcessInfo(pid=3, ppid=1, program="p", args=["x" * 10**6], state="BLOCKED", nice=0, tokens=0, on="read")
+    [row] = of_processes([process]).rows
+    assert row[-3:] == ["p", '"' + "x" * 199 + "…", "read"]
+    assert len(of_processes([process]).data[0].args[0]) == 10**6
 
 
 def test_nothing_that_steers_a_terminal_is_shown() -> None:
