@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
 
 def examine(state: Path) -> Result:
     """Look at everything."""
-    findings = [*python(), *packages(), *directory(state), *machine(), *models(), *terminal()]
+    findings = [*python(), *packages(), *directory(state), *machine(), *models(), *attention(), *terminal()]
     rows = [[f.what, f.state, f.found, f.todo] for f in findings]
     table = Table(("WHAT", "STATE", "FOUND", "TO DO"), rows, [f._asdict() for f in findings], frozenset())
     wrong = [f for f in findings if f.state == "wrong"]
@@ -145,6 +146,21 @@ def models() -> Iterator[Finding]:
         yield Finding("models", "ok", f"{', '.join(found)} in {folder}")
     else:
         yield Finding("models", "note", f"none in {folder}", "tokix models fetch; until then there is --model toy")
+
+
+def attention() -> Iterator[Finding]:
+    """Look for the attention kernel in C, without which a real model is slower, and rounds in its own way."""
+    if find_spec("torch") is None:
+        return
+    from tokix.models import attention_kernel
+
+    try:
+        path, there = attention_kernel()
+    except Failure as failure:
+        what, _, advice = str(failure).partition("; ")
+        yield Finding("attention", "note", f"in torch, which is slower: {what}", advice)
+        return
+    yield Finding("attention", "ok", f"kernel in C, {path if there else 'compiled when the first model is loaded'}")
 
 
 def terminal() -> Iterator[Finding]:

@@ -97,6 +97,8 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
         loaded = machine.load(folder, name, frames=frames, window=window)
         if loaded.problem:
             say(f"{name}: {loaded.problem}; messages are marked with `User:` and `Assistant:`")
+        if loaded.slow:
+            say(f"{name}: attention is done in torch, which is slower: {loaded.slow}")
         return loaded, MiniLM(encoder)
     except ModelError as error:
         raise NoMachine(str(error)) from error

@@ -168,6 +168,16 @@ def cached() -> tuple[Path, dict[str, bool]]:
         raise Failure(str(error)) from None
 
 
+def attention_kernel() -> tuple[Path, bool]:
+    """Give where the attention kernel in C lies, and whether it is there yet; raises Failure if it is of no use."""
+    from tokix.kernel.arch.hf.native import Missing, look
+
+    try:
+        return look()
+    except Missing as error:
+        raise Failure(str(error)) from None
+
+
 def described(model: Model) -> dict[str, Any]:
     """Give what a program wants to know of a model."""
     note = model.note

@@ -2,18 +2,21 @@
 
 The hook gets the queries, keys and values of all rows of a tick, packed into one sequence. It writes the new keys and
 values to their slots, then reads what each row reaches through its frame table. A frame is one contiguous record of
-all layers, so a copy on write is one memcpy.
+all layers, so a copy on write is one memcpy. The kernel in C (`paged`) does both; here is the same in torch, for where
+that cannot be had.
 
-    pool    float [frames, record]       record: for each layer K, then V: [FRAME, heads, width]
-    query   float [1, heads, T, width]   T: the tokens of all rows, one after the other
+    pool    float [frames, record]       record: for each layer K [heads, width, FRAME], then V [heads, FRAME, width]
+    query   float [1, heads, T, width]   T: the tokens of all rows, one after the other, and padding
     key     float [1, kv heads, T, width]
+
+Padding is behind all others, so that the number of tokens is a multiple of ALIGN. Invariant: it goes through the
+matrices of the model, and nowhere else: it is written to no frame, and nobody reads what becomes of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 #: The name under which models find the hook. Some substrings, such as "flash" and "sdpa", mean something to them.
 NAME = "tokix_frames"
+#: A product of matrices gives a row the same bits in any company if the number of rows is a multiple of this: the
+#: libraries have other instructions for what is left over.
+ALIGN = 4
 
 
 class Shape(NamedTuple):
@@ -43,15 +49,21 @@ class Pool:
 
     def __init__(self, frames: int, shapes: dict[int, Shape], device: torch.device) -> None:
         """Make room for frames of layers with these shapes."""
+        self.shapes = shapes
+        self.memory = torch.zeros(frames, record(shapes), device=device)
+        #: For each layer: where its keys and its values begin in a frame.
+        self.offsets: dict[int, tuple[int, int]] = {}
+        #: For each layer: views [frames, FRAME, heads, width].
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self.memory = torch.zeros(frames, record(shapes), device=device)
-        offset = 0
+        start = 0
         for layer, (heads, key, value) in shapes.items():
-            for views, width in ((self.keys, key), (self.values, value)):
-                size = FRAME * heads * width
-                views[layer] = self.memory[:, offset : offset + size].unflatten(1, (FRAME, heads, width))
-                offset += size
+            middle = start + FRAME * heads * key
+            end = middle + FRAME * heads * value
+            self.offsets[layer] = start, middle
+            self.keys[layer] = self.memory[:, start:middle].unflatten(1, (heads, key, FRAME)).permute(0, 3, 1, 2)
+            self.values[layer] = self.memory[:, middle:end].unflatten(1, (heads, FRAME, value)).transpose(1, 2)
+            start = end
 
     def copy(self, source: int, target: int) -> None:
         self.memory[target].copy_(self.memory[source])
@@ -73,18 +85,31 @@ class Span:
     frames: Tensor
 
 
-class Batch:
-    """One tick, as the hook sees it. It travels through the model as a keyword argument."""
+class Packed:
+    """The tokens of a tick, one after the other. It travels through the model as a keyword argument."""
 
     def __init__(self, pool: Pool, rows: Sequence[Row]) -> None:
         self.pool = pool
-        device = pool.memory.device
         ids = [token for row in rows for token in row.feed]
-        positions = [position for row in rows for position in range(row.start, row.start + len(row.feed))]
+        places = [position for row in rows for position in range(row.start, row.start + len(row.feed))]
+        self.count = len(ids)
+        padding = [0] * (-self.count % ALIGN)
+        self.ids = torch.tensor([ids + padding], device=pool.memory.device)
+        self.positions = torch.tensor([places + padding], device=pool.memory.device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+        """Keep keys and values [1, kv heads, T, width]; give [1, T, heads, width] for queries [1, heads, T, width]."""
+        raise NotImplementedError
+
+
+class Batch(Packed):
+    """Attention in torch. What a row gets depends on its neighbours by rounding: sums are ordered by shapes."""
+
+    def __init__(self, pool: Pool, rows: Sequence[Row]) -> None:
+        super().__init__(pool, rows)
+        device = pool.memory.device
         frames = [row.table[p // FRAME] for row in rows for p in range(row.start, row.start + len(row.feed))]
-        self.ids = torch.tensor([ids], device=device)
-        self.positions = torch.tensor([positions], device=device)
-        self.slots = torch.tensor(frames, device=device), self.positions[0] % FRAME
+        self.slots = torch.tensor(frames, device=device), self.positions[0, : self.count] % FRAME
         #: Rows of one token are done together, the others one by one.
         self.single: list[Span] = []
         self.chunks: list[Span] = []
@@ -101,16 +126,19 @@ class Batch:
             self.ends = torch.tensor([span.end for span in self.single], device=device)
         self._masks: dict[Any, Tensor] = {}
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        self.pool.keys[layer][self.slots] = key[0].transpose(0, 1)
-        self.pool.values[layer][self.slots] = value[0].transpose(0, 1)
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+        self.write(layer, key, value)
+        return self.read(layer, query, attention)
 
-    def attend(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
-        """Give [1, T, heads, width] for queries [1, heads, T, width]."""
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        self.pool.keys[layer][self.slots] = key[0, :, : self.count].transpose(0, 1)
+        self.pool.values[layer][self.slots] = value[0, :, : self.count].transpose(0, 1)
+
+    def read(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
         heads, width = keys.shape[2], values.shape[3]
         packed = query[0].transpose(0, 1).unflatten(1, (heads, -1))  # [T, kv heads, group, width]
-        out = packed.new_empty((*packed.shape[:-1], width))
+        out = packed.new_zeros((*packed.shape[:-1], width))
         if self.single:
             shape = (len(self.single), -1, heads)
             key, value = keys[self.tables], values[self.tables]
@@ -190,13 +218,10 @@ class Recorder:
         self.shapes: dict[int, Shape] = {}
         self.twice = False
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         self.twice |= layer in self.shapes
         self.shapes[layer] = Shape(key.shape[1], key.shape[3], value.shape[3])
-
-    def attend(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
-        shape = (1, query.shape[2], query.shape[1], self.shapes[layer].value)
-        return query.new_zeros(prod(shape)).view(shape)
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 
 def hook(
@@ -211,13 +236,12 @@ def hook(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     *,
-    batch: Batch | Recorder,
+    batch: Packed | Recorder,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Be the attention of a layer, as `AttentionInterface` calls it."""
-    batch.write(module.layer_idx, key, value)
     attention = Attention(scaling, sliding_window or 0, softcap, s_aux)
-    return batch.attend(module.layer_idx, query, attention), None
+    return batch.attend(module.layer_idx, query, key, value, attention), None
 
 
 AttentionInterface.register(NAME, hook)

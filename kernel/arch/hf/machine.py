@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from tokix.kernel.arch.hf.attention import NAME, Batch, Pool, Recorder, record
+from tokix.kernel.arch.hf.attention import NAME, Batch, Packed, Pool, Recorder, Shape, record
 from tokix.kernel.arch.hf.models import read_note
+from tokix.kernel.arch.hf.native import Missing
+from tokix.kernel.arch.hf.paged import NativeBatch, kernel_for
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Bytes of memory for frames, if nobody says how many frames there are.
 MEMORY = 1 << 30
+#: Makes the batch of a tick.
+Pack = Callable[[Pool, "Sequence[Row]"], Packed]
 #: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
 PROBE, TOLERANCE = 24, 1e-3
 
@@ -65,8 +70,14 @@ class TorchMachine(HFVocabulary):
             shapes = _shapes(model)
             size = 4 * record(shapes)
             self.frames = frames or max(MEMORY // size, 8)
-            probe = Pool(2 * frames_for(PROBE), shapes, model.device)
-            _probe(model, probe)
+            #: Why attention is done in torch; nothing if it is done by the kernel in C.
+            self.slow = ""
+            self._pack: Pack = Batch
+            try:
+                self._pack = partial(NativeBatch, attend=kernel_for(shapes, model.device))
+            except Missing as error:
+                self.slow = str(error)
+            _probe(model, Pool(2 * frames_for(PROBE), shapes, model.device), self._pack)
             self._pool = Pool(self.frames, shapes, model.device)
 
     def run(self, tick: Tick) -> list[int | None]:
@@ -82,7 +93,7 @@ class TorchMachine(HFVocabulary):
                 at += len(row.feed)
                 if row.sampling:
                     last.append(at)
-            logits = forward(self._model, Batch(self._pool, tick.rows), last or [at])
+            logits = forward(self._model, self._pack(self._pool, tick.rows), last or [at])
             chosen = iter(self._sample([row for row in tick.rows if row.sampling], logits[:, : self._words]))
             return [next(chosen) if row.sampling else None for row in tick.rows]
 
@@ -121,7 +132,7 @@ def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
         raise ModelError(f"{name} cannot be run: {error}") from error
 
 
-def forward(model: Any, batch: Batch, rows: list[int]) -> Tensor:
+def forward(model: Any, batch: Packed, rows: list[int]) -> Tensor:
     """Give the logits [rows, vocabulary] of some tokens of a batch, in float."""
     keep = torch.tensor(rows, device=batch.ids.device)
     out = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, logits_to_keep=keep, batch=batch)
@@ -142,7 +153,7 @@ def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
 # ---- the probe: does the model do the same on frames, in pieces, as alone?
 
 
-def _shapes(model: Any) -> Any:
+def _shapes(model: Any) -> dict[int, Shape]:
     """Give what each layer keeps of a token, as the hook sees it."""
     config = model.config.get_text_config()
     scaling = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
@@ -164,7 +175,7 @@ def _values(tree: Any) -> list[Any]:
     return [leaf for value in tree.values() for leaf in _values(value)] if isinstance(tree, dict) else [tree]
 
 
-def _probe(model: Any, pool: Pool) -> None:
+def _probe(model: Any, pool: Pool, pack: Pack) -> None:
     """Compare the plain model with itself on scattered frames, in chunks, beside another row; raises ModelError."""
     plain = _plain(model, PROBE).logits[0].float()
     tokens = _tokens(model, PROBE)
@@ -175,7 +186,7 @@ def _probe(model: Any, pool: Pool) -> None:
     def run() -> None:
         for start, end in ((0, 5), (5, 6), (6, FRAME + 3), (FRAME + 3, PROBE)):
             rows = [Row(table, start, tokens[start:end], None) for table in tables]
-            ours.append(forward(model, Batch(pool, rows), list(range(end - start, 2 * (end - start)))))
+            ours.append(forward(model, pack(pool, rows), list(range(end - start, 2 * (end - start)))))
 
     _with_hook(model, run)
     model.set_attn_implementation(NAME)

@@ -91,12 +91,17 @@ def locate(reference: str | Reference, progress: Progress = unseen) -> Path:
 
 def cache() -> Path:
     """Give the folder of all models; it need not exist."""
+    return root() / "models"
+
+
+def root() -> Path:
+    """Give the folder of all that can be made again; it need not exist."""
     if said := os.environ.get("TOKIX_CACHE"):
-        return Path(said).absolute() / "models"
+        return Path(said).absolute()
     said = os.environ.get("XDG_CACHE_HOME", "")
     try:
         # An XDG path that is not absolute has to be ignored, says their specification.
-        return (Path(said) if os.path.isabs(said) else Path.home() / ".cache") / "tokix" / "models"
+        return (Path(said) if os.path.isabs(said) else Path.home() / ".cache") / "tokix"
     except RuntimeError:
         raise ModelError("there is no home directory to keep models in; set TOKIX_CACHE to a folder") from None
 

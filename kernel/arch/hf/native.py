@@ -1,0 +1,160 @@
+"""The attention kernel in C: compiled once for this machine, checked at every load, and left out where it fails.
+
+Invariant: a library in the cache is whole and was made of this source, by this compiler, with these flags, on this
+kind of processor; what cannot be had is a `Missing` that says why, and then attention is done in torch, which is
+slower, and whose results depend on the company of a row by rounding. Needs no torch to look (`look`), for the doctor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tokix.kernel.arch.hf import models
+from tokix.kernel.arch.hf.reference import ModelError
+
+SOURCE = Path(__file__).with_name("paged.c")
+#: Sums keep their order (no -ffast-math); a product and a sum become one instruction wherever that is there.
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp")
+#: What paged.c can hold of a value in its registers and on its stack.
+WIDEST = 512
+#: Seconds that a compiler may take.
+PATIENCE = 120
+
+
+class Missing(Exception):
+    """The kernel cannot be had; the message is one line that says why."""
+
+
+class Layer(ctypes.Structure):
+    """`Layer` of paged.c."""
+
+    _fields_ = [
+        ("pool", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("record", "keys", "values", "heads", "group")),
+        *((name, ctypes.c_int64) for name in ("key_width", "value_width", "window")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("sinks", ctypes.c_void_p),
+    ]
+
+
+#: `tokix_attend` of paged.c.
+Attend = Callable[..., None]
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = [_POINTER] * 4 + [_COUNT] + [_POINTER, _COUNT, _COUNT] * 3 + [_POINTER]
+
+
+def kernel() -> Attend:
+    """Load the kernel, compiling it if this machine has not done so yet; raises Missing."""
+    path, there = look()
+    if not there:
+        build(path)
+    return open_library(path)
+
+
+def look() -> tuple[Path, bool]:
+    """Give the path of the library, and whether it is there already; raises Missing if it cannot be used."""
+    path = library()
+    try:
+        why = refused(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return path, path.exists()
+    raise Missing(f"{why}; remove {refused(path)} to try again")
+
+
+def refuse(why: str) -> Missing:
+    """Remember that the library is of no use here, so that no later load tries it; gives what to raise."""
+    try:
+        refused(library()).write_text(why, encoding="utf-8")
+    except OSError:
+        return Missing(why)  # then it is found out again
+    return Missing(why)
+
+
+def refused(path: Path) -> Path:
+    """Give the file that says why a library is not used."""
+    return path.with_suffix(".refused")
+
+
+def library() -> Path:
+    """Give the path of the library for this source, compiler and processor; raises Missing without a compiler."""
+    try:
+        folder = models.root() / "native"
+    except ModelError as error:
+        raise Missing(str(error)) from None
+    parts = [SOURCE.read_text(encoding="utf-8"), version(*compiler()), *command(), processor()]
+    return folder / f"paged-{sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+
+
+def command() -> list[str]:
+    tune = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
+    return [*compiler(), *FLAGS, tune]
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "")) or ["cc"]
+
+
+@cache
+def version(*compiler: str) -> str:
+    """Ask a compiler who it is; raises Missing if there is none."""
+    return call([*compiler, "--version"])
+
+
+def processor() -> str:
+    """Say what the compiler's choice of instructions depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kinds = ("model name", "cpu family", "model\t", "flags", "features", "cpu implementer", "cpu part")
+    return "\n".join(sorted({line for line in lines if line.lower().startswith(kinds)}))
+
+
+def build(path: Path) -> None:
+    """Compile the library, whole or not at all; raises Missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=".build-") as work:
+            made = Path(work, path.name)
+            try:
+                call([*command(), "-o", str(made), str(SOURCE)])
+            except Missing as error:
+                raise refuse(str(error)) from None
+            made.replace(path)
+    except OSError as error:
+        raise Missing(f"it cannot be kept in {path.parent}: {error.strerror or error}; set TOKIX_CACHE") from None
+
+
+def call(words: list[str]) -> str:
+    """Run a compiler; gives what it says, or raises Missing."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)
+    except FileNotFoundError:
+        raise Missing(f"there is no C compiler ({words[0]}); install gcc or clang, or set CC") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"the C compiler cannot be run: {error}") from None
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line.lower()), done.stderr.strip())
+        raise Missing(f"`{words[0]}` does not compile it: {said[:200] or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+@cache
+def open_library(path: Path) -> Attend:
+    try:
+        attend: Any = ctypes.CDLL(str(path)).tokix_attend
+    except (OSError, AttributeError) as error:
+        raise Missing(f"{path} cannot be loaded: {error}") from None
+    attend.argtypes, attend.restype = _ARGUMENTS, None
+    return attend  # type: ignore[no-any-return]

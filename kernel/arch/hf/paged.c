@@ -1,0 +1,209 @@
+/* Attention over frames: for each token of a tick, write its key and value to their slot, then read what it reaches.
+ *
+ * Invariant: what comes out for a token depends on its query and on the keys and values that it reaches, in the order
+ * of their positions, and on nothing else, bit for bit: not on the other tokens of the tick, on where the frames lie,
+ * or on the number of threads. So frames are walked one by one from the first that is seen, a frame is always 16
+ * positions wide, each sum has one order, and a slot that is not reached is not read into any sum.
+ *
+ * A frame is one record of all layers. In it, keys lie [head][width][FRAME], so that 16 scores are one sum of vectors,
+ * and values [head][FRAME][width]. The softmax is computed as the frames come (https://arxiv.org/abs/1805.02867).
+ *
+ * Compiled by native.py for the machine that runs it. Without -ffast-math: that would let sums be reordered, and would
+ * switch off denormal numbers for the whole process.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#define FRAME 16
+/* Widest value; most heads of a group that are done together (their sums have to fit into registers). */
+#define WIDEST 512
+#define TOGETHER 4
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define PARTS (FRAME / LANES)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+
+/* What is the same for all tokens of a layer. Strides are in floats. */
+typedef struct {
+    float *pool;
+    int64_t record, keys, values; /* floats in a frame; where the keys and the values of this layer begin in it */
+    int64_t heads, group, key_width, value_width, window;
+    float scale, softcap;
+    const float *sinks;
+} Layer;
+
+INLINE Floats all(float x) { return (Floats){0} + x; }
+INLINE Floats load(const float *from) { Floats x; memcpy(&x, from, sizeof x); return x; }
+INLINE void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
+INLINE Floats pick(Ints yes, Floats a, Floats b) { return (Floats)((yes & (Ints)a) | (~yes & (Ints)b)); }
+
+/* exp for x <= 0, to 2 units in the last place; what would be below 2^-125 is that (Cephes, expf.c). */
+INLINE Floats exponential(Floats x)
+{
+    x = pick(x < all(-87.f), all(-87.f), x);
+    Ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, Ints);
+    Floats whole = __builtin_convertvector(n, Floats);
+    Floats r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    return p * (Floats)((n + 127) << 23);
+}
+
+INLINE Floats hyperbolic_tangent(Floats x)
+{
+    Ints negative = x < all(0.f);
+    Floats e = exponential(pick(negative, x, -x) * 2.f);
+    Floats y = (1.f - e) / (1.f + e);
+    return pick(negative, -y, y);
+}
+
+INLINE float largest(const float *x, float so_far)
+{
+    for (int i = 0; i < FRAME; i++) so_far = x[i] > so_far ? x[i] : so_far;
+    return so_far;
+}
+
+INLINE float sum(const float *x)
+{
+    float a[4] = {0};
+    for (int i = 0; i < FRAME; i++) a[i % 4] += x[i];
+    return (a[0] + a[1]) + (a[2] + a[3]);
+}
+
+/* Scores of `count` heads against the 16 keys of a frame. */
+INLINE void score(const int count, const float *query, int64_t query_head, const float *keys, int64_t width,
+                  float scores[][FRAME])
+{
+    Floats sums[TOGETHER][PARTS] = {0};
+    for (int64_t d = 0; d < width; d++)
+        for (int part = 0; part < PARTS; part++) {
+            Floats k = load(keys + d * FRAME + part * LANES);
+#pragma GCC unroll 4
+            for (int g = 0; g < count; g++) sums[g][part] += query[g * query_head + d] * k;
+        }
+    for (int g = 0; g < count; g++)
+        for (int part = 0; part < PARTS; part++) store(scores[g] + part * LANES, sums[g][part]);
+}
+
+/* Add the values of a frame's positions first..end, times their weights, to the sums of `count` heads. */
+INLINE void gather(const int count, const float *values, int64_t width, int first, int end,
+                   float weights[][FRAME], const float *shrink, float sums[][WIDEST])
+{
+    int64_t d = 0;
+    for (; d + FRAME <= width; d += FRAME) {
+        Floats a[TOGETHER][PARTS];
+        for (int g = 0; g < count; g++)
+            for (int part = 0; part < PARTS; part++) a[g][part] = load(sums[g] + d + part * LANES) * shrink[g];
+        for (int i = first; i < end; i++)
+            for (int part = 0; part < PARTS; part++) {
+                Floats v = load(values + i * width + d + part * LANES);
+#pragma GCC unroll 4
+                for (int g = 0; g < count; g++) a[g][part] += weights[g][i] * v;
+            }
+        for (int g = 0; g < count; g++)
+            for (int part = 0; part < PARTS; part++) store(sums[g] + d + part * LANES, a[g][part]);
+    }
+    for (; d < width; d++)
+        for (int g = 0; g < count; g++) {
+            float a = sums[g][d] * shrink[g];
+            for (int i = first; i < end; i++) a += weights[g][i] * values[i * width + d];
+            sums[g][d] = a;
+        }
+}
+
+/* `count` heads of a token at `position`, which share the keys and values of `head`. */
+INLINE void attend(const int count, const Layer *layer, const int32_t *table, int64_t position, int64_t head,
+                   const float *query, int64_t query_head, const float *sinks, float *out)
+{
+    const int64_t seen = position + 1, width = layer->value_width;
+    const int64_t start = layer->window && layer->window < seen ? seen - layer->window : 0;
+    float top[TOGETHER], total[TOGETHER], shrink[TOGETHER], weights[TOGETHER][FRAME], sums[TOGETHER][WIDEST];
+    for (int g = 0; g < count; g++) {
+        top[g] = sinks ? sinks[g] : -1e30f;
+        total[g] = sinks ? 1.f : 0.f;
+        memset(sums[g], 0, width * sizeof(float));
+    }
+    for (int64_t frame = start / FRAME; frame * FRAME < seen; frame++) {
+        const float *record = layer->pool + table[frame] * layer->record;
+        const int first = start > frame * FRAME ? start - frame * FRAME : 0;
+        const int end = seen - frame * FRAME < FRAME ? seen - frame * FRAME : FRAME;
+        score(count, query, query_head, record + layer->keys + head * layer->key_width * FRAME, layer->key_width,
+              weights);
+        for (int g = 0; g < count; g++) {
+            for (int part = 0; part < PARTS; part++) {
+                Floats x = load(weights[g] + part * LANES) * layer->scale;
+                if (layer->softcap > 0) x = hyperbolic_tangent(x / layer->softcap) * layer->softcap;
+                store(weights[g] + part * LANES, x);
+            }
+            for (int i = 0; i < first; i++) weights[g][i] = -1e30f;
+            for (int i = end; i < FRAME; i++) weights[g][i] = -1e30f;
+            const float before = top[g];
+            top[g] = largest(weights[g], before);
+            shrink[g] = exponential(all(before - top[g]))[0];
+            for (int part = 0; part < PARTS; part++)
+                store(weights[g] + part * LANES, exponential(load(weights[g] + part * LANES) - top[g]));
+            for (int i = 0; i < first; i++) weights[g][i] = 0;
+            for (int i = end; i < FRAME; i++) weights[g][i] = 0;
+            total[g] = total[g] * shrink[g] + sum(weights[g]);
+        }
+        gather(count, record + layer->values + head * FRAME * width, width, first, end, weights, shrink, sums);
+    }
+    for (int g = 0; g < count; g++)
+        for (int64_t d = 0; d < width; d++) out[g * width + d] = sums[g][d] / total[g];
+}
+
+static void write(const Layer *layer, const int32_t *table, int64_t position, int64_t head, const float *key,
+                  const float *value)
+{
+    float *record = layer->pool + table[position / FRAME] * layer->record;
+    float *keys = record + layer->keys + head * layer->key_width * FRAME + position % FRAME;
+    float *values = record + layer->values + (head * FRAME + position % FRAME) * layer->value_width;
+    for (int64_t d = 0; d < layer->key_width; d++) keys[d * FRAME] = key[d];
+    memcpy(values, value, layer->value_width * sizeof(float));
+}
+
+/* Token t is at positions[t] of the table that begins at tables[bases[t]]. `out` is [tokens][heads * group][width]. */
+void tokix_attend(const Layer *layer, const int32_t *tables, const int64_t *bases, const int64_t *positions,
+                  int64_t tokens, const float *query, int64_t query_token, int64_t query_head, const float *key,
+                  int64_t key_token, int64_t key_head, const float *value, int64_t value_token, int64_t value_head,
+                  float *out)
+{
+    const int64_t heads = layer->heads, group = layer->group, width = layer->value_width;
+#pragma omp parallel
+    {
+#pragma omp for
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t h = 0; h < heads; h++)
+                write(layer, tables + bases[t], positions[t], h, key + t * key_token + h * key_head,
+                      value + t * value_token + h * value_head);
+#pragma omp for collapse(2) schedule(dynamic, 1)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t h = 0; h < heads; h++)
+                for (int64_t g = 0; g < group; g += TOGETHER) {
+                    const int64_t first = h * group + g;
+                    const float *q = query + t * query_token + first * query_head;
+                    const float *sinks = layer->sinks ? layer->sinks + first : 0;
+                    float *to = out + (t * heads * group + first) * width;
+                    switch (group - g) {
+                    case 1: attend(1, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
+                    case 2: attend(2, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
+                    case 3: attend(3, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
+                    default: attend(4, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to);
+                    }
+                }
+    }
+}

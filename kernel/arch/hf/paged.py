@@ -1,0 +1,108 @@
+"""Attention over frames by the kernel in C: one call for all rows of a tick, prompts and decodes alike.
+
+Invariant: the kernel gives what torch gives, to rounding, which is checked at every load; and it gives a row the same
+bits in any company, on any frames, in any pieces (see paged.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tokix.kernel.arch.hf import native
+from tokix.kernel.arch.hf.attention import Attention, Batch, Packed, Pool, Shape
+from tokix.kernel.events import Row
+from tokix.kernel.frames import frames_for
+
+if TYPE_CHECKING:
+    from tokix.kernel.arch.hf.native import Attend
+
+#: The largest difference between the kernel and torch in the check at load, where values are about 1.
+TOLERANCE = 1e-5
+
+
+class NativeBatch(Packed):
+    """Attention in C, on the CPU, in single precision."""
+
+    def __init__(self, pool: Pool, rows: Sequence[Row], attend: Attend) -> None:
+        super().__init__(pool, rows)
+        tables: list[int] = []
+        bases: list[int] = []
+        for row in rows:
+            bases += [len(tables)] * len(row.feed)
+            tables += row.table[: frames_for(row.start + len(row.feed))]
+        self._attend = attend
+        self._tables = torch.tensor(tables, dtype=torch.int32)
+        self._bases = torch.tensor(bases)
+        self._where = self._tables.data_ptr(), self._bases.data_ptr(), self.positions.data_ptr(), self.count
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+        heads, key_width, value_width = self.pool.shapes[layer]
+        sinks = None if attention.sinks is None else attention.sinks.float().contiguous()
+        how = native.Layer(
+            self.pool.memory.data_ptr(),
+            self.pool.memory.stride(0),
+            *self.pool.offsets[layer],
+            heads,
+            query.shape[1] // heads,
+            key_width,
+            value_width,
+            attention.window,
+            key_width**-0.5 if attention.scale is None else attention.scale,
+            attention.softcap or 0.0,
+            None if sinks is None else sinks.data_ptr(),
+        )
+        out = query.new_empty(1, query.shape[2], query.shape[1], value_width)
+        out[:, self.count :] = 0
+        query, key, value = dense(query), dense(key), dense(value)
+        self._attend(byref(how), *self._where, *place(query), *place(key), *place(value), out.data_ptr())
+        return out
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Give a tensor whose last dimension has no gaps, in single precision."""
+    tensor = tensor.float()
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def place(tensor: Tensor) -> tuple[int, int, int]:
+    """Give the address of a tensor [1, heads, T, width], and what lies between two tokens and between two heads."""
+    return tensor.data_ptr(), tensor.stride(2), tensor.stride(1)
+
+
+def kernel_for(shapes: dict[int, Shape], device: torch.device) -> Attend:
+    """Give the kernel, if it can do these layers; raises native.Missing."""
+    if device.type != "cpu":
+        raise native.Missing(f"it runs on a CPU, and the model is on {device}")
+    if max(shape.value for shape in shapes.values()) > native.WIDEST:
+        raise native.Missing(f"the values of a head are wider than {native.WIDEST}")
+    attend = native.kernel()
+    if (worst := difference(attend)) > TOLERANCE:
+        raise native.refuse(f"it computes something else than torch (by {worst:.2g}): its compiler is broken")
+    return attend
+
+
+def difference(attend: Attend) -> float:
+    """Compare the kernel with torch: chunks and single rows, odd widths, windows, soft caps, sinks."""
+    draws = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for heads, group, key, value in ((2, 3, 24, 40), (1, 6, 64, 64), (3, 1, 20, 8)):
+        sinks = torch.randn(heads * group, generator=draws)
+        for how in (Attention(), Attention(0.3, 21), Attention(None, 5, 2.0), Attention(0.2, 40, None, sinks)):
+            pools = [Pool(16, {0: Shape(heads, key, value)}, torch.device("cpu")) for _ in range(2)]
+            pools[0].memory.normal_(generator=draws)
+            pools[1].memory.copy_(pools[0].memory)
+            feeds = ((5, 1, (3, 9)), (47, 1, (7, 1, 12)), (0, 18, (5, 2)), (30, 9, (11, 4, 6)), (15, 2, (8, 0)))
+            rows = [Row(table, start, [0] * count, None) for start, count, table in feeds]
+            batches = NativeBatch(pools[0], rows, attend), Batch(pools[1], rows)
+            size = batches[0].ids.shape[1]
+            query = torch.randn(1, heads * group, size, key, generator=draws)
+            keys, values = (torch.randn(1, heads, size, width, generator=draws) for width in (key, value))
+            ours, theirs = (batch.attend(0, query, keys, values, how) for batch in batches)
+            same = torch.equal(pools[0].memory, pools[1].memory)
+            worst = max(worst, float((ours - theirs).abs().max()) if same else torch.inf)
+    return worst if worst == worst else torch.inf
