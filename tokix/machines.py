@@ -99,6 +99,8 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
             say(f"{name}: {loaded.problem}; messages are marked with `User:` and `Assistant:`")
         if loaded.slow:
             say(f"{name}: attention is done in torch, which is slower: {loaded.slow}")
+        elif loaded.rounding:
+            say(f"{name}: answers may depend on what else runs, by rounding: {loaded.rounding}")
         return loaded, MiniLM(encoder)
     except ModelError as error:
         raise NoMachine(str(error)) from error
