@@ -41,6 +41,11 @@ def loaded(folder):
     return machine.load(folder, "smollm2", frames=128, window=1024)
 
 
+@pytest.fixture(name="precise", scope="module")
+def loaded_in_fp32(folder):
+    return machine.load(folder, "smollm2", weights="fp32", frames=128, window=1024)
+
+
 @pytest.fixture(name="plain", scope="module")
 def of_transformers(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -62,7 +67,7 @@ def close_to(said, tokens, gaps):
     return True
 
 
-def test_greedy_tokens_are_those_of_generate_alone_and_in_a_gang(smollm2, plain, folder):
+def test_greedy_tokens_are_those_of_generate_alone_and_in_a_gang(precise, plain, folder):
     words, count = AutoTokenizer.from_pretrained(folder), 12
     expected = []
     for prompt in PROMPTS:
@@ -75,7 +80,7 @@ def test_greedy_tokens_are_those_of_generate_alone_and_in_a_gang(smollm2, plain,
             ids, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
         best = torch.stack(out.logits)[:, 0].topk(2).values
-        tokens = [t for t in out.sequences[0, ids.shape[1] :].tolist() if t not in smollm2.stops]
+        tokens = [t for t in out.sequences[0, ids.shape[1] :].tolist() if t not in precise.stops]
         expected.append((tokens, (best[:, 0] - best[:, 1]).tolist()))
 
     async def main():
@@ -91,7 +96,7 @@ def test_greedy_tokens_are_those_of_generate_alone_and_in_a_gang(smollm2, plain,
         return (await gather(ask(prompt)))[0]  # on a copy of the context
 
     for shape in ({"policy": Priority(8), "lanes": 4}, {"policy": RR(3), "lanes": 2, "prefill": 13}):
-        for said in run(smollm2, main, **shape):
+        for said in run(precise, main, **shape):
             for ours, (tokens, gaps) in zip(said, expected, strict=False):
                 assert close_to(ours, tokens, gaps)
 

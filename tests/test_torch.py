@@ -434,8 +434,8 @@ def test_without_a_template_there_are_plain_marks():
 def test_a_folder_is_loaded_and_a_wrong_one_refused(tmp_path, llama):
     model().save_pretrained(tmp_path / "good")
     tokenizer().save_pretrained(tmp_path / "good")
-    loaded = load(tmp_path / "good", "good", frames=8, window=64)
-    assert (loaded.frames, loaded.window, loaded.name) == (8, 64, "good")
+    loaded = load(tmp_path / "good", "good", weights="fp32", frames=8, window=64)
+    assert (loaded.frames, loaded.window, loaded.name) == (8, 64, "good,fp32")
     ask = [Row((0,), 0, prompt(0, 5), Sampling("s"))]
     assert loaded.run(Tick(1, ask, [])) == llama.run(Tick(1, ask, []))
     (tmp_path / "bad").mkdir()

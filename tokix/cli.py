@@ -348,7 +348,7 @@ def describe_sh(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    text = "what agents think with: toy, or as in `tokix models fetch` (default: $TOKIX_MODEL, or smollm2)"
+    text = "what agents think with: toy, or MODEL[,fp32] of `tokix models fetch` (default: $TOKIX_MODEL, or smollm2)"
     parser.add_argument("--model", metavar="MODEL", help=text)
 
 

@@ -15,6 +15,7 @@ from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.shell.usage import Failure
 
 if TYPE_CHECKING:
+    from tokix.kernel.arch.hf.machine import Weights
     from tokix.kernel.ports import Encoder, Machine
 
 #: The environment variable that names the model; what runs if nobody does; the machine without weights.
@@ -76,10 +77,12 @@ def interruptible() -> Iterator[None]:
 def load(reference: str, *, frames: int | None = None, window: int | None = None) -> tuple[Machine, Encoder]:
     """Load a machine and what turns texts into vectors; raises NoMachine.
 
-    What is not in the cache yet is fetched and converted, which is said on the terminal.
+    The reference of a model may end with the form of its weights, as in `smollm2,fp32`; else they are in fp16. What is
+    not in the cache yet is fetched and converted, which is said on the terminal.
     """
     if reference == TOY:
         return ToyMachine(frames or 256, window or 2048), ToyEncoder()
+    reference, weights = separated(reference)
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         raise NoMachine(
@@ -94,13 +97,18 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
         with shown() as progress:
             folder, encoder = (models.locate(name, progress) for name in (reference, EMBEDDER))
         name = str(Reference.parse(reference))  # the same however it was written
-        loaded = machine.load(folder, name, frames=frames, window=window)
-        if loaded.problem:
-            say(f"{name}: {loaded.problem}; messages are marked with `User:` and `Assistant:`")
-        if loaded.slow:
-            say(f"{name}: attention is done in torch, which is slower: {loaded.slow}")
-        elif loaded.rounding:
-            say(f"{name}: answers may depend on what else runs, by rounding: {loaded.rounding}")
+        loaded = machine.load(folder, name, weights=weights, frames=frames, window=window)
+        for note in loaded.notes():
+            say(f"{name}: {note}")
         return loaded, MiniLM(encoder)
     except ModelError as error:
         raise NoMachine(str(error)) from error
+
+
+def separated(reference: str) -> tuple[str, Weights]:
+    """Take the form of the weights off the reference of a model."""
+    forms: tuple[Weights, ...] = ("fp16", "fp32")
+    for weights in forms:
+        if reference.endswith(f",{weights}"):
+            return reference.removesuffix(f",{weights}"), weights
+    return reference, "fp16"

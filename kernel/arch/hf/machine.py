@@ -14,12 +14,12 @@ a machine does not give it: then such logits differ by rounding, and where two t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 # Before torch is loaded. Threads that spin while they wait cost much more than they gain where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -34,6 +34,7 @@ from tokix.kernel.arch.hf.paged import NativeBatch, kernel_for
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
+from tokix.kernel.arch.hf.weights import halved
 from tokix.kernel.events import Row, Tick
 from tokix.kernel.frames import FRAME, frames_for
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Bytes of memory for frames, if nobody says how many frames there are.
 MEMORY = 1 << 30
+#: What the weights of linear maps are kept in; all else is in fp32.
+Weights = Literal["fp16", "fp32"]
 #: Makes the batch of a tick.
 Pack = Callable[[Pool, "Sequence[Row]"], Packed]
 #: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
@@ -60,13 +63,14 @@ class TorchMachine(HFVocabulary):
         frames: int | None = None,
         window: int | None = None,
         threads: int | None = None,
+        weights: Weights = "fp32",
     ) -> None:
         """Take over a model of transformers, in fp32, with its tokenizer.
 
         `window` (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default;
-        `threads` is the number of cores. Raises ModelError for a model that cannot be run on frames.
+        `threads` is the number of cores. With the weights in fp16 it is faster, and is kept in fp32 where it would
+        answer something else then. Raises ModelError for a model that cannot be run on frames.
         """
-        self.name = name
         self._model = model.eval()
         self._threads = threads or len(os.sched_getaffinity(0))
         self._set = False
@@ -85,10 +89,17 @@ class TorchMachine(HFVocabulary):
                 self._pack = partial(NativeBatch, attend=kernel_for(shapes, model.device))
             except Missing as error:
                 self.slow = str(error)
+            pool = Pool(2 * frames_for(PROBE), shapes, model.device)
+            _probe(model, pool, self._pack)
+            #: Why the weights are in fp32 although fp16 was wanted; nothing if they are what was wanted.
+            self.whole = halved(model, lambda: _alone(model, pool, self._pack)) if weights == "fp16" else ""
+            self.weights: Weights = "fp32" if self.whole else weights
+            #: Other weights give other tokens, so they are another machine.
+            self.name = f"{name},{self.weights}"
             #: Why the logits of a burst depend on its company by rounding; nothing if they are always the same.
             self.rounding = "attention is done in torch" if self.slow else ""
-            if not _probe(model, Pool(2 * frames_for(PROBE), shapes, model.device), self._pack):
-                self.rounding = self.rounding or "its layers compute other things for a token beside others"
+            if not (self.rounding or _same_in_company(model, pool, self._pack)):
+                self.rounding = "its layers compute other things for a token beside others"
             self._pool = Pool(self.frames, shapes, model.device)
 
     def run(self, tick: Tick) -> list[int | None]:
@@ -112,6 +123,17 @@ class TorchMachine(HFVocabulary):
                 last.append(at)
         return forward(self._model, self._pack(self._pool, tick.rows), last or [at])
 
+    def notes(self) -> Iterator[str]:
+        """Give what somebody should know who runs this model here, line by line."""
+        if self.problem:
+            yield f"{self.problem}; messages are marked with `User:` and `Assistant:`"
+        if self.whole:
+            yield f"its weights stay in fp32, which is slower: {self.whole}"
+        if self.slow:
+            yield f"attention is done in torch, which is slower: {self.slow}"
+        if self.rounding:
+            yield f"answers depend by rounding on what else runs: {self.rounding}"
+
     def _sample(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
         """Choose a token for each row from logits [rows, vocabulary]."""
         if not any(row.sampling and (row.sampling.schema or row.sampling.temperature) for row in rows):
@@ -127,7 +149,7 @@ class TorchMachine(HFVocabulary):
         return choose(scores, row.sampling, row.start + len(row.feed))
 
 
-def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
+def load(folder: Path, name: str, *, weights: Weights = "fp16", **shape: Any) -> TorchMachine:
     """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,7 +164,7 @@ def load(folder: Path, name: str, **shape: Any) -> TorchMachine:
         advice = "; `tokix models verify` says whether it is whole" if read_note(folder) else ""
         raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}{advice}") from error
     try:
-        return TorchMachine(model, tokenizer, name, **shape)
+        return TorchMachine(model, tokenizer, name, weights=weights, **shape)
     except ModelError as error:
         raise ModelError(f"{name} cannot be run: {error}") from error
 
@@ -192,29 +214,36 @@ def _values(tree: Any) -> list[Any]:
     return [leaf for value in tree.values() for leaf in _values(value)] if isinstance(tree, dict) else [tree]
 
 
-def _probe(model: Any, pool: Pool, pack: Pack) -> bool:
-    """Compare the plain model with itself on scattered frames, in chunks, beside another row; raises ModelError.
-
-    Says whether it also gives the same bits alone and in one piece.
-    """
+def _probe(model: Any, pool: Pool, pack: Pack) -> None:
+    """Compare the plain model with itself on frames, and leave it there; raises ModelError."""
     plain = _plain(model, PROBE).logits[0].float()
-    count = frames_for(PROBE)
-    tables = [tuple(range(0, 2 * count, 2)), tuple(range(2 * count - 1, 0, -2))]
     ours: list[Tensor] = []
-
-    def run() -> None:
-        ours.append(_pieces(model, pool, pack, tables, (0, 5, 6, FRAME + 3, PROBE)))
-        ours.append(_pieces(model, pool, pack, tables[1:], (0, PROBE)))
-
-    _with_hook(model, run)
+    _with_hook(model, lambda: ours.append(_in_company(model, pool, pack)))
     model.set_attn_implementation(NAME)
-    largest = max(float((logits - plain).abs().max()) for logits in ours)
+    largest = float((ours[0] - plain).abs().max())
     if not largest <= TOLERANCE * float(plain.abs().max()):
         raise ModelError(
             f"in pieces it computes something else than in one pass: its logits differ by {largest:.2g}; "
             "it has a state that is not in keys and values"
         )
-    return all(torch.equal(logits, ours[1][0]) for logits in ours[0])
+
+
+def _same_in_company(model: Any, pool: Pool, pack: Pack) -> bool:
+    """Say whether the model gives the same bits in company and in pieces as alone and in one."""
+    alone = _alone(model, pool, pack)
+    return all(torch.equal(logits, alone) for logits in _in_company(model, pool, pack))
+
+
+def _in_company(model: Any, pool: Pool, pack: Pack) -> Tensor:
+    """Run the probe on scattered frames, in uneven pieces, twice beside each other; gives [2, tokens, vocabulary]."""
+    count = frames_for(PROBE)
+    tables = [tuple(range(0, 2 * count, 2)), tuple(range(2 * count - 1, 0, -2))]
+    return _pieces(model, pool, pack, tables, (0, 5, 6, FRAME + 3, PROBE))
+
+
+def _alone(model: Any, pool: Pool, pack: Pack) -> Tensor:
+    """Run the probe at once; gives logits [tokens, vocabulary]."""
+    return _pieces(model, pool, pack, [tuple(range(frames_for(PROBE)))], (0, PROBE))[0]
 
 
 def _pieces(model: Any, pool: Pool, pack: Pack, tables: list[tuple[int, ...]], cuts: Sequence[int]) -> Tensor:
