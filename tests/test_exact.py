@@ -100,6 +100,13 @@ def test_widths_that_leave_odd_ends_to_torch_are_found_out():
     assert "beside others" in odd.rounding
 
 
+def test_the_lean_forward_has_no_odd_ends():
+    odd = TorchMachine(model(intermediate_size=85), tokenizer(), "odd", frames=64, weights="fp16")
+    assert odd.lean
+    assert odd.rounding == ""
+    assert not differing(odd, (3, 30, 17, 41, 60, 80), range(12))
+
+
 def test_experts_gather_the_tokens_of_a_tick_and_the_machine_says_so():
     assert "beside others" in TorchMachine(model("gpt_oss"), tokenizer(), "gpt_oss", frames=16).rounding
 

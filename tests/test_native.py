@@ -140,7 +140,7 @@ def test_without_a_compiler_attention_is_done_in_torch_and_the_doctor_says_why(c
 def test_a_kernel_that_computes_something_else_is_refused_for_good(attend, cache, monkeypatch):
     shapes = {0: Shape(2, 16, 16)}
     with monkeypatch.context() as patch:
-        patch.setattr(paged, "difference", lambda attend: 0.5)
+        patch.setattr(paged, "difference", lambda kernel: 0.5)
         with pytest.raises(native.Missing, match="something else than torch"):
             paged.kernel_for(shapes, CPU)
     with pytest.raises(native.Missing, match="something else than torch"):
@@ -155,7 +155,7 @@ def test_the_doctor_knows_where_the_kernel_is(attend, cache):
     assert (found.state, found.found) == ("ok", "kernel in C, compiled when the first model is loaded")
     native.kernel()
     [found] = doctor.attention()
-    assert found.found.startswith(f"kernel in C, {cache}/native/paged-")
+    assert found.found.startswith(f"kernel in C, {cache}/native/kernels-")
 
 
 def test_another_compiler_or_flag_gives_another_library(attend, cache, monkeypatch):

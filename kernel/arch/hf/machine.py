@@ -1,8 +1,9 @@
 """The torch machine: one packed forward of a Hugging Face model for all rows of a tick.
 
 Rows of prompts and rows that decode go through the model together, as one sequence of tokens with positions of their
-own; only attention knows where one ends and the next begins (see `attention`). The model is unmodified. Whether it can
-be run like this is not a matter of its name: a probe at load compares it with itself.
+own; only attention knows where one ends and the next begins (see `attention`). The model is that of transformers, or a
+leaner way to the same logits (`weights`, `lean`). What can be done with a model is not a matter of its name: a probe at
+load compares it with itself.
 
 The guarantee: on the CPU, the logits of a burst are a function of its tokens, bit for bit. They do not depend on the
 other rows of a tick, on where the frames lie, on the pieces in which a prompt is fed, or on copies and on what was done
@@ -27,9 +28,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from tokix.kernel.arch.hf.attention import ALIGN, NAME, Batch, Packed, Pool, Recorder, Shape, record
+from tokix.kernel.arch.hf.attention import ALIGN, NAME, Batch, Packed, Pool, Recorder, record
+from tokix.kernel.arch.hf.lean import Lean
 from tokix.kernel.arch.hf.models import read_note
-from tokix.kernel.arch.hf.native import Missing
+from tokix.kernel.arch.hf.native import Kernel, Missing
 from tokix.kernel.arch.hf.paged import NativeBatch, kernel_for
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
@@ -47,6 +49,8 @@ MEMORY = 1 << 30
 Weights = Literal["fp16", "fp32"]
 #: Makes the batch of a tick.
 Pack = Callable[[Pool, "Sequence[Row]"], Packed]
+#: Gives the logits [rows, vocabulary] of some rows of a batch.
+Forward = Callable[[Any, Tensor], Tensor]
 #: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
 PROBE, TOLERANCE = 24, 1e-3
 
@@ -79,26 +83,34 @@ class TorchMachine(HFVocabulary):
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
         self.window = min(window or longest, longest)
         with torch.inference_mode():
-            shapes = _shapes(model)
+            layers = _layers(model)
+            shapes = layers.shapes
             size = 4 * record(shapes)
             self.frames = frames or max(MEMORY // size, 8)
             #: Why attention is done in torch; nothing if it is done by the kernel in C.
             self.slow = ""
             self._pack: Pack = Batch
+            kernel = None
             try:
-                self._pack = partial(NativeBatch, attend=kernel_for(shapes, model.device))
+                kernel = kernel_for(shapes, model.device)
+                self._pack = partial(NativeBatch, kernel=kernel)
             except Missing as error:
                 self.slow = str(error)
-            pool = Pool(2 * frames_for(PROBE), shapes, model.device)
-            _probe(model, pool, self._pack)
+            probe = Probe(model, Pool(2 * frames_for(PROBE), shapes, model.device), self._pack)
+            self._forward: Forward = partial(_as_it_is, model)
+            probe.on_frames(self._forward)
             #: Why the weights are in fp32 although fp16 was wanted; nothing if they are what was wanted.
-            self.whole = halved(model, lambda: _alone(model, pool, self._pack)) if weights == "fp16" else ""
+            self.whole = halved(model, lambda: probe.alone(self._forward)) if weights == "fp16" else ""
             self.weights: Weights = "fp32" if self.whole else weights
+            if kernel and self.weights == "fp16":
+                self._forward = probe.lean(self._forward, layers, kernel)
+            #: Whether the model is run in few steps, and not as it is.
+            self.lean = isinstance(self._forward, Lean)
             #: Other weights give other tokens, so they are another machine.
             self.name = f"{name},{self.weights}"
             #: Why the logits of a burst depend on its company by rounding; nothing if they are always the same.
             self.rounding = "attention is done in torch" if self.slow else ""
-            if not (self.rounding or _same_in_company(model, pool, self._pack)):
+            if not (self.rounding or probe.same_in_company(self._forward)):
                 self.rounding = "its layers compute other things for a token beside others"
             self._pool = Pool(self.frames, shapes, model.device)
 
@@ -121,7 +133,7 @@ class TorchMachine(HFVocabulary):
             at += len(row.feed)
             if row.sampling:
                 last.append(at)
-        return forward(self._model, self._pack(self._pool, tick.rows), last or [at])
+        return run_padded(self._forward, self._pack(self._pool, tick.rows), last or [at])
 
     def notes(self) -> Iterator[str]:
         """Give what somebody should know who runs this model here, line by line."""
@@ -169,14 +181,18 @@ def load(folder: Path, name: str, *, weights: Weights = "fp16", **shape: Any) ->
         raise ModelError(f"{name} cannot be run: {error}") from error
 
 
-def forward(model: Any, batch: Packed, rows: list[int]) -> Tensor:
-    """Give the logits [rows, vocabulary] of some tokens of a batch, in float."""
-    padded = rows + rows[-1:] * (-len(rows) % ALIGN)  # the last matrix is one like the others
-    keep = torch.tensor(padded, device=batch.ids.device)
-    more = {"logits_to_keep": keep} if "logits_to_keep" in signature(model.forward).parameters else {}
+def run_padded(forward: Forward, batch: Packed, rows: list[int]) -> Tensor:
+    """Give the logits [rows, vocabulary] of some tokens of a batch."""
+    padded = rows + rows[-1:] * (-len(rows) % ALIGN)  # the last product is one like the others
+    return forward(batch, torch.tensor(padded, device=batch.ids.device))[: len(rows)]
+
+
+def _as_it_is(model: Any, batch: Packed, rows: Tensor) -> Tensor:
+    """Run the model of transformers."""
+    more = {"logits_to_keep": rows} if "logits_to_keep" in signature(model.forward).parameters else {}
     out = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, batch=batch, **more)
-    logits: Tensor = out.logits[0].float() if more else out.logits[0, keep].float()
-    return logits[: len(rows)]
+    logits: Tensor = out.logits[0].float() if more else out.logits[0, rows].float()
+    return logits
 
 
 def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -192,8 +208,8 @@ def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
 # ---- the probe: does the model do the same on frames, in pieces, as alone?
 
 
-def _shapes(model: Any) -> dict[int, Shape]:
-    """Give what each layer keeps of a token, as the hook sees it."""
+def _layers(model: Any) -> Recorder:
+    """Give what the layers are like, as the hook sees them."""
     config = model.config.get_text_config()
     scaling = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
     kinds = {str(value) for value in _values(scaling)} & {"dynamic", "longrope"}
@@ -207,54 +223,66 @@ def _shapes(model: Any) -> dict[int, Shape]:
             f"{layers} layers, {len(recorder.shapes)} of which keep keys and values through the attention interface of "
             f"transformers{' more than once' if recorder.twice else ''}; tokix runs decoders whose only state is that"
         )
-    return recorder.shapes
+    return recorder
 
 
 def _values(tree: Any) -> list[Any]:
     return [leaf for value in tree.values() for leaf in _values(value)] if isinstance(tree, dict) else [tree]
 
 
-def _probe(model: Any, pool: Pool, pack: Pack) -> None:
-    """Compare the plain model with itself on frames, and leave it there; raises ModelError."""
-    plain = _plain(model, PROBE).logits[0].float()
-    ours: list[Tensor] = []
-    _with_hook(model, lambda: ours.append(_in_company(model, pool, pack)))
-    model.set_attn_implementation(NAME)
-    largest = float((ours[0] - plain).abs().max())
-    if not largest <= TOLERANCE * float(plain.abs().max()):
-        raise ModelError(
-            f"in pieces it computes something else than in one pass: its logits differ by {largest:.2g}; "
-            "it has a state that is not in keys and values"
-        )
+class Probe:
+    """Some tokens that a model is tried with, in many ways."""
+
+    def __init__(self, model: Any, pool: Pool, pack: Pack) -> None:
+        self._model, self._pool, self._pack = model, pool, pack
+
+    def on_frames(self, forward: Forward) -> None:
+        """Compare the model with itself on frames, and leave it there; raises ModelError."""
+        plain = _plain(self._model, PROBE).logits[0].float()
+        ours: list[Tensor] = []
+        _with_hook(self._model, lambda: ours.append(self.in_company(forward)))
+        self._model.set_attn_implementation(NAME)
+        if not _are_close(ours[0], plain):
+            raise ModelError(
+                "in pieces it computes something else than in one pass: its logits differ by "
+                f"{float((ours[0] - plain).abs().max()):.2g}; it has a state that is not in keys and values"
+            )
+
+    def lean(self, forward: Forward, layers: Recorder, kernel: Kernel) -> Forward:
+        """Give a leaner forward that computes the same, or else the one that is there."""
+        try:
+            lean = Lean(self._model, layers.attentions, kernel)
+        except (ValueError, AttributeError):  # it is of another form
+            return forward
+        return lean if _are_close(self.in_company(lean), self.alone(forward)) else forward
+
+    def same_in_company(self, forward: Forward) -> bool:
+        """Say whether it gives the same bits in company and in pieces as alone and in one."""
+        alone = self.alone(forward)
+        return all(torch.equal(logits, alone) for logits in self.in_company(forward))
+
+    def in_company(self, forward: Forward) -> Tensor:
+        """Feed it in uneven pieces into scattered frames, twice, side by side; gives [2, tokens, vocabulary]."""
+        count = frames_for(PROBE)
+        tables = [tuple(range(0, 2 * count, 2)), tuple(range(2 * count - 1, 0, -2))]
+        return self._fed(forward, tables, (0, 5, 6, FRAME + 3, PROBE))
+
+    def alone(self, forward: Forward) -> Tensor:
+        """Feed it at once; gives logits [tokens, vocabulary]."""
+        return self._fed(forward, [tuple(range(frames_for(PROBE)))], (0, PROBE))[0]
+
+    def _fed(self, forward: Forward, tables: list[tuple[int, ...]], cuts: Sequence[int]) -> Tensor:
+        tokens = _tokens(self._model, PROBE)
+        done = []
+        for start, end in pairwise(cuts):
+            rows = [Row(table, start, tokens[start:end], None) for table in tables]
+            logits = run_padded(forward, self._pack(self._pool, rows), list(range(len(tables) * (end - start))))
+            done.append(logits.unflatten(0, (len(tables), -1)))
+        return torch.cat(done, 1)
 
 
-def _same_in_company(model: Any, pool: Pool, pack: Pack) -> bool:
-    """Say whether the model gives the same bits in company and in pieces as alone and in one."""
-    alone = _alone(model, pool, pack)
-    return all(torch.equal(logits, alone) for logits in _in_company(model, pool, pack))
-
-
-def _in_company(model: Any, pool: Pool, pack: Pack) -> Tensor:
-    """Run the probe on scattered frames, in uneven pieces, twice beside each other; gives [2, tokens, vocabulary]."""
-    count = frames_for(PROBE)
-    tables = [tuple(range(0, 2 * count, 2)), tuple(range(2 * count - 1, 0, -2))]
-    return _pieces(model, pool, pack, tables, (0, 5, 6, FRAME + 3, PROBE))
-
-
-def _alone(model: Any, pool: Pool, pack: Pack) -> Tensor:
-    """Run the probe at once; gives logits [tokens, vocabulary]."""
-    return _pieces(model, pool, pack, [tuple(range(frames_for(PROBE)))], (0, PROBE))[0]
-
-
-def _pieces(model: Any, pool: Pool, pack: Pack, tables: list[tuple[int, ...]], cuts: Sequence[int]) -> Tensor:
-    """Feed the probe in pieces into some frame tables at once; gives logits [tables, tokens, vocabulary]."""
-    tokens = _tokens(model, PROBE)
-    done = []
-    for start, end in pairwise(cuts):
-        rows = [Row(table, start, tokens[start:end], None) for table in tables]
-        logits = forward(model, pack(pool, rows), list(range(len(tables) * (end - start))))
-        done.append(logits.unflatten(0, (len(tables), -1)))
-    return torch.cat(done, 1)
+def _are_close(ours: Tensor, theirs: Tensor) -> bool:
+    return float((ours - theirs).abs().max()) <= TOLERANCE * float(theirs.abs().max())
 
 
 def _with_hook(model: Any, run: Callable[[], object]) -> None:

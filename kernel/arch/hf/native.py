@@ -1,4 +1,4 @@
-"""The attention kernel in C: compiled once for this machine, checked at every load, and left out where it fails.
+"""The kernels in C, compiled once for this machine, checked at every load, and left out where they fail.
 
 Invariant: a library in the cache is whole and was made of this source, by this compiler, with these flags, on this
 kind of processor; what cannot be had is a `Missing` that says why, and then attention is done in torch, which is
@@ -12,20 +12,19 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from tokix.kernel.arch.hf import models
 from tokix.kernel.arch.hf.reference import ModelError
 
-SOURCE = Path(__file__).with_name("paged.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("paged.c", "rows.c")]
+HEADERS = [Path(__file__).with_name("lanes.h")]
 #: Sums keep their order (no -ffast-math); a product and a sum become one instruction wherever that is there.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp")
-#: What paged.c can hold of a value in its registers and on its stack.
+#: The widest query and value that paged.c has room for.
 WIDEST = 512
 #: Seconds that a compiler may take.
 PATIENCE = 120
@@ -48,14 +47,18 @@ class Layer(ctypes.Structure):
     ]
 
 
-#: `tokix_attend` of paged.c.
-Attend = Callable[..., None]
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
-_ARGUMENTS = [_POINTER] * 4 + [_COUNT] + [_POINTER, _COUNT, _COUNT] * 3 + [_POINTER]
+ARGUMENTS = {
+    "tokix_attend": [_POINTER] * 4 + [_COUNT] + [_POINTER, _COUNT, _COUNT] * 3 + [_POINTER] * 3,
+    "tokix_norm": [_POINTER] * 3 + [ctypes.c_float, _COUNT, _COUNT, _POINTER],
+    "tokix_gate": [_POINTER, _COUNT, _COUNT, _POINTER],
+}
+#: A library with these functions.
+Kernel = ctypes.CDLL
 
 
-def kernel() -> Attend:
-    """Load the kernel, compiling it if this machine has not done so yet; raises Missing."""
+def kernel() -> Kernel:
+    """Load the kernels, compiling it if this machine has not done so yet; raises Missing."""
     path, there = look()
     if not there:
         build(path)
@@ -92,8 +95,13 @@ def library() -> Path:
         folder = models.root() / "native"
     except ModelError as error:
         raise Missing(str(error)) from None
-    parts = [SOURCE.read_text(encoding="utf-8"), version(*compiler()), *command(), processor()]
-    return folder / f"paged-{sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+    parts = [
+        *(path.read_text(encoding="utf-8") for path in SOURCES + HEADERS),
+        version(*compiler()),
+        *command(),
+        processor(),
+    ]
+    return folder / f"kernels-{sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
 
 def command() -> list[str]:
@@ -128,7 +136,7 @@ def build(path: Path) -> None:
         with TemporaryDirectory(dir=path.parent, prefix=".build-") as work:
             made = Path(work, path.name)
             try:
-                call([*command(), "-o", str(made), str(SOURCE)])
+                call([*command(), "-o", str(made), *map(str, SOURCES), "-lm"])
             except Missing as error:
                 raise refuse(str(error)) from None
             made.replace(path)
@@ -151,10 +159,12 @@ def call(words: list[str]) -> str:
 
 
 @cache
-def open_library(path: Path) -> Attend:
+def open_library(path: Path) -> Kernel:
     try:
-        attend: Any = ctypes.CDLL(str(path)).tokix_attend
+        library = ctypes.CDLL(str(path))
+        for name, arguments in ARGUMENTS.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, None
     except (OSError, AttributeError) as error:
         raise Missing(f"{path} cannot be loaded: {error}") from None
-    attend.argtypes, attend.restype = _ARGUMENTS, None
-    return attend  # type: ignore[no-any-return]
+    return library

@@ -11,26 +11,11 @@
  * Compiled by native.py for the machine that runs it. Without -ffast-math: that would let sums be reordered, and would
  * switch off denormal numbers for the whole process.
  */
-#include <stdint.h>
-#include <string.h>
+#include "lanes.h"
 
-#define FRAME 16
-/* Widest value; most heads of a group that are done together (their sums have to fit into registers). */
+/* Widest query and value; most heads of a group that are done together (their sums have to fit into registers). */
 #define WIDEST 512
 #define TOGETHER 4
-
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define PARTS (FRAME / LANES)
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
 /* What is the same for all tokens of a layer. Strides are in floats. */
 typedef struct {
@@ -40,36 +25,6 @@ typedef struct {
     float scale, softcap;
     const float *sinks;
 } Layer;
-
-INLINE Floats all(float x) { return (Floats){0} + x; }
-INLINE Floats load(const float *from) { Floats x; memcpy(&x, from, sizeof x); return x; }
-INLINE void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
-INLINE Floats pick(Ints yes, Floats a, Floats b) { return (Floats)((yes & (Ints)a) | (~yes & (Ints)b)); }
-
-/* exp for x <= 0, to 2 units in the last place; what would be below 2^-125 is that (Cephes, expf.c). */
-INLINE Floats exponential(Floats x)
-{
-    x = pick(x < all(-87.f), all(-87.f), x);
-    Ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, Ints);
-    Floats whole = __builtin_convertvector(n, Floats);
-    Floats r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    Floats p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.f;
-    return p * (Floats)((n + 127) << 23);
-}
-
-INLINE Floats hyperbolic_tangent(Floats x)
-{
-    Ints negative = x < all(0.f);
-    Floats e = exponential(pick(negative, x, -x) * 2.f);
-    Floats y = (1.f - e) / (1.f + e);
-    return pick(negative, -y, y);
-}
 
 INLINE float largest(const float *x, float so_far)
 {
@@ -125,10 +80,28 @@ INLINE void gather(const int count, const float *values, int64_t width, int firs
         }
 }
 
+/* Rotary positions: the halves of a vector as the two sides of many angles (https://arxiv.org/abs/2104.09864). */
+INLINE void turn(const float *x, int64_t width, const float *cosine, const float *sine, float *out)
+{
+    const int64_t half = width / 2;
+    for (int64_t d = 0; d < half; d++) {
+        const float a = x[d], b = x[d + half];
+        out[d] = a * cosine[d] - b * sine[d];
+        out[d + half] = b * cosine[d + half] + a * sine[d + half];
+    }
+}
+
 /* `count` heads of a token at `position`, which share the keys and values of `head`. */
 INLINE void attend(const int count, const Layer *layer, const int32_t *table, int64_t position, int64_t head,
-                   const float *query, int64_t query_head, const float *sinks, float *out)
+                   const float *query, int64_t query_head, const float *cosine, const float *sine,
+                   const float *sinks, float *out)
 {
+    float turned[TOGETHER][WIDEST];
+    if (cosine) {
+        for (int g = 0; g < count; g++) turn(query + g * query_head, layer->key_width, cosine, sine, turned[g]);
+        query = turned[0];
+        query_head = WIDEST;
+    }
     const int64_t seen = position + 1, width = layer->value_width;
     const int64_t start = layer->window && layer->window < seen ? seen - layer->window : 0;
     float top[TOGETHER], total[TOGETHER], shrink[TOGETHER], weights[TOGETHER][FRAME], sums[TOGETHER][WIDEST];
@@ -167,8 +140,13 @@ INLINE void attend(const int count, const Layer *layer, const int32_t *table, in
 }
 
 static void write(const Layer *layer, const int32_t *table, int64_t position, int64_t head, const float *key,
-                  const float *value)
+                  const float *cosine, const float *sine, const float *value)
 {
+    float turned[WIDEST];
+    if (cosine) {
+        turn(key, layer->key_width, cosine, sine, turned);
+        key = turned;
+    }
     float *record = layer->pool + table[position / FRAME] * layer->record;
     float *keys = record + layer->keys + head * layer->key_width * FRAME + position % FRAME;
     float *values = record + layer->values + (head * FRAME + position % FRAME) * layer->value_width;
@@ -176,33 +154,36 @@ static void write(const Layer *layer, const int32_t *table, int64_t position, in
     memcpy(values, value, layer->value_width * sizeof(float));
 }
 
-/* Token t is at positions[t] of the table that begins at tables[bases[t]]. `out` is [tokens][heads * group][width]. */
+/* Token t is at positions[t] of the table that begins at tables[bases[t]]. `out` is [tokens][heads * group][width].
+ * Queries and keys are turned by cosine and sine, [tokens][key width], if these are given. */
 void tokix_attend(const Layer *layer, const int32_t *tables, const int64_t *bases, const int64_t *positions,
                   int64_t tokens, const float *query, int64_t query_token, int64_t query_head, const float *key,
                   int64_t key_token, int64_t key_head, const float *value, int64_t value_token, int64_t value_head,
-                  float *out)
+                  const float *cosine, const float *sine, float *out)
 {
-    const int64_t heads = layer->heads, group = layer->group, width = layer->value_width;
+    const int64_t heads = layer->heads, group = layer->group, turns = cosine ? layer->key_width : 0;
 #pragma omp parallel
     {
 #pragma omp for
         for (int64_t t = 0; t < tokens; t++)
             for (int64_t h = 0; h < heads; h++)
                 write(layer, tables + bases[t], positions[t], h, key + t * key_token + h * key_head,
-                      value + t * value_token + h * value_head);
+                      cosine + t * turns, sine + t * turns, value + t * value_token + h * value_head);
 #pragma omp for collapse(2) schedule(dynamic, 1)
         for (int64_t t = 0; t < tokens; t++)
             for (int64_t h = 0; h < heads; h++)
                 for (int64_t g = 0; g < group; g += TOGETHER) {
                     const int64_t first = h * group + g;
+                    const int32_t *table = tables + bases[t];
                     const float *q = query + t * query_token + first * query_head;
+                    const float *c = cosine + t * turns, *s = sine + t * turns;
                     const float *sinks = layer->sinks ? layer->sinks + first : 0;
-                    float *to = out + (t * heads * group + first) * width;
+                    float *to = out + (t * heads * group + first) * layer->value_width;
                     switch (group - g) {
-                    case 1: attend(1, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
-                    case 2: attend(2, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
-                    case 3: attend(3, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to); break;
-                    default: attend(4, layer, tables + bases[t], positions[t], h, q, query_head, sinks, to);
+                    case 1: attend(1, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
+                    case 2: attend(2, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
+                    case 3: attend(3, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
+                    default: attend(4, layer, table, positions[t], h, q, query_head, c, s, sinks, to);
                     }
                 }
     }

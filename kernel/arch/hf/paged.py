@@ -19,7 +19,7 @@ from tokix.kernel.events import Row
 from tokix.kernel.frames import frames_for
 
 if TYPE_CHECKING:
-    from tokix.kernel.arch.hf.native import Attend
+    from tokix.kernel.arch.hf.native import Kernel
 
 #: The largest difference between the kernel and torch in the check at load, where values are about 1.
 TOLERANCE = 1e-5
@@ -28,39 +28,72 @@ TOLERANCE = 1e-5
 class NativeBatch(Packed):
     """Attention in C, on the CPU, in single precision."""
 
-    def __init__(self, pool: Pool, rows: Sequence[Row], attend: Attend) -> None:
+    def __init__(self, pool: Pool, rows: Sequence[Row], kernel: Kernel) -> None:
         super().__init__(pool, rows)
         tables: list[int] = []
         bases: list[int] = []
         for row in rows:
             bases += [len(tables)] * len(row.feed)
             tables += row.table[: frames_for(row.start + len(row.feed))]
-        self._attend = attend
+        self.kernel = kernel
         self._tables = torch.tensor(tables, dtype=torch.int32)
         self._bases = torch.tensor(bases)
         self._where = self._tables.data_ptr(), self._bases.data_ptr(), self.positions.data_ptr(), self.count
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
-        heads, key_width, value_width = self.pool.shapes[layer]
-        sinks = None if attention.sinks is None else attention.sinks.float().contiguous()
-        how = native.Layer(
-            self.pool.memory.data_ptr(),
-            self.pool.memory.stride(0),
-            *self.pool.offsets[layer],
-            heads,
-            query.shape[1] // heads,
-            key_width,
-            value_width,
-            attention.window,
-            key_width**-0.5 if attention.scale is None else attention.scale,
-            attention.softcap or 0.0,
-            None if sinks is None else sinks.data_ptr(),
-        )
-        out = query.new_empty(1, query.shape[2], query.shape[1], value_width)
-        out[:, self.count :] = 0
         query, key, value = dense(query), dense(key), dense(value)
-        self._attend(byref(how), *self._where, *place(query), *place(key), *place(value), out.data_ptr())
+        out = self._room(query, query.shape[1] * value.shape[3])
+        how = describe(self.pool, layer, query.shape[1], attention)
+        places = *place(query), *place(key), *place(value)
+        self.kernel.tokix_attend(byref(how), *self._where, *places, None, None, out.data_ptr())
+        return out.unflatten(2, (query.shape[1], -1))
+
+    def attend_turned(self, how: native.Layer, packed: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Do the same for queries, keys and values in one, [1, T, all heads * width], without their positions.
+
+        Give [1, T, heads * width]; `cosine` and `sine` are [1, T, width].
+        """
+        queries = how.heads * how.group * how.key_width
+        keys = queries + how.heads * how.key_width
+        out = self._room(packed, how.heads * how.group * how.value_width)
+        start, size, token = packed.data_ptr(), packed.element_size(), packed.stride(1)
+        self.kernel.tokix_attend(
+            byref(how),
+            *self._where,
+            *(start, token, how.key_width),
+            *(start + size * queries, token, how.key_width),
+            *(start + size * keys, token, how.value_width),
+            cosine.data_ptr(),
+            sine.data_ptr(),
+            out.data_ptr(),
+        )
         return out
+
+    def _room(self, like: Tensor, width: int) -> Tensor:
+        out = like.new_empty(1, self.ids.shape[1], width)
+        out[:, self.count :] = 0
+        return out
+
+
+def describe(pool: Pool, layer: int, query_heads: int, attention: Attention) -> native.Layer:
+    """Tell the kernel about a layer. The sinks, if there are any, have to outlive what is given."""
+    heads, key_width, value_width = pool.shapes[layer]
+    sinks = attention.sinks
+    if sinks is not None and (sinks.dtype != torch.float32 or not sinks.is_contiguous()):
+        raise ValueError("sinks are wanted in fp32, one after the other")
+    return native.Layer(
+        pool.memory.data_ptr(),
+        pool.memory.stride(0),
+        *pool.offsets[layer],
+        heads,
+        query_heads // heads,
+        key_width,
+        value_width,
+        attention.window,
+        key_width**-0.5 if attention.scale is None else attention.scale,
+        attention.softcap or 0.0,
+        None if sinks is None else sinks.data_ptr(),
+    )
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -74,19 +107,19 @@ def place(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.data_ptr(), tensor.stride(2), tensor.stride(1)
 
 
-def kernel_for(shapes: dict[int, Shape], device: torch.device) -> Attend:
+def kernel_for(shapes: dict[int, Shape], device: torch.device) -> Kernel:
     """Give the kernel, if it can do these layers; raises native.Missing."""
     if device.type != "cpu":
         raise native.Missing(f"it runs on a CPU, and the model is on {device}")
-    if max(shape.value for shape in shapes.values()) > native.WIDEST:
-        raise native.Missing(f"the values of a head are wider than {native.WIDEST}")
-    attend = native.kernel()
-    if (worst := difference(attend)) > TOLERANCE:
+    if max(max(shape.key, shape.value) for shape in shapes.values()) > native.WIDEST:
+        raise native.Missing(f"the heads are wider than {native.WIDEST}")
+    kernel = native.kernel()
+    if (worst := difference(kernel)) > TOLERANCE:
         raise native.refuse(f"it computes something else than torch (by {worst:.2g}): its compiler is broken")
-    return attend
+    return kernel
 
 
-def difference(attend: Attend) -> float:
+def difference(kernel: Kernel) -> float:
     """Compare the kernel with torch: chunks and single rows, odd widths, windows, soft caps, sinks."""
     draws = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -98,7 +131,7 @@ def difference(attend: Attend) -> float:
             pools[1].memory.copy_(pools[0].memory)
             feeds = ((5, 1, (3, 9)), (47, 1, (7, 1, 12)), (0, 18, (5, 2)), (30, 9, (11, 4, 6)), (15, 2, (8, 0)))
             rows = [Row(table, start, [0] * count, None) for start, count, table in feeds]
-            batches = NativeBatch(pools[0], rows, attend), Batch(pools[1], rows)
+            batches = NativeBatch(pools[0], rows, kernel), Batch(pools[1], rows)
             size = batches[0].ids.shape[1]
             query = torch.randn(1, heads * group, size, key, generator=draws)
             keys, values = (torch.randn(1, heads, size, width, generator=draws) for width in (key, value))

@@ -49,8 +49,12 @@ class Lead(HalfLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         self.given = x
-        first, *self.rest = super().forward(x).split(self._sizes, -1)
+        first, *self.rest = self.together(x).split(self._sizes, -1)
         return first
+
+    def together(self, x: Tensor) -> Tensor:
+        """Give what is meant for the siblings, one after the other."""
+        return super().forward(x)
 
 
 class Follow(nn.Module):  # type: ignore[misc]
