@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -94,7 +94,7 @@ def timed(work: Callable[[], object]) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
     """Give the median ms of each, and the median of its ratios to the first one."""
     for work in works.values():
         work()
@@ -128,9 +128,9 @@ def main() -> None:
     figures = []
     for context in contexts:
         for count in rows:
-            works = {name: lambda v=v, n=count, c=context: v.tick(n, c) for name, v in variants.items()}
+            works = {name: partial(v.tick, count, context) for name, v in variants.items()}
             figures.append({"what": f"decode {count} × {context}", **interleaved(works, rounds)})
-        works = {name: lambda v=v, c=context: v.prefill(c) for name, v in variants.items()}
+        works = {name: partial(v.prefill, context) for name, v in variants.items()}
         figures.append({"what": f"prefill {context}", **interleaved(works, max(rounds // 3, 1))})
     show(figures, list(variants))
     if options.json:

@@ -676,7 +676,12 @@ def test_a_wrong_command_line_is_one_clear_line(
 
 def test_a_folder_that_is_gone(tokix: Start, state: Path) -> None:
     (state.parent / "gone").mkdir()
-    code, out, err = tokix("run", "echo", "hi", preexec_fn=lambda: (os.chdir("gone"), os.rmdir("../gone"))).end()
+
+    def enter() -> None:
+        os.chdir("gone")
+        os.rmdir("../gone")
+
+    code, out, err = tokix("run", "echo", "hi", preexec_fn=enter).end()
     assert (code, out, err) == (1, "", "tokix: the current folder has been removed: go to another\n")
 
 

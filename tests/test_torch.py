@@ -3,6 +3,7 @@
 import json
 import random
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from tokix.syscalls import EINVAL, Append, ChatMessage, Sleep, Think, gather, se
 
 #: 256 bytes and four marks.
 WORDS = 260
-COMMON = {
+COMMON: dict[str, Any] = {
     "vocab_size": WORDS,
     "hidden_size": 64,
     "intermediate_size": 96,
