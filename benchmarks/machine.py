@@ -28,13 +28,13 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from tokix.kernel.arch.hf import machine, models
-from tokix.kernel.arch.hf.attention import Batch
+from tokix.kernel.arch.hf.attention import Batch, Pool
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
 from tokix.machines import DEFAULT
 
 ROWS, CONTEXTS, ROUNDS = (1, 4, 8, 16), (256, 512), 9
-FIRST, PEER = "torch, fp32", "transformers, in turn"
+FIRST, PEER = "torch, fp32", "transformers"
 
 
 class Variant:
@@ -47,6 +47,8 @@ class Variant:
         self.machine = machine.load(folder, "benchmark", weights=weights, frames=most * self.per)
         if not kernel:
             self.machine._pack = Batch
+            pool = self.machine._pool
+            self.machine._pool = Pool(self.machine.frames, pool.shapes, pool.memory.device, for_kernel=False)
         elif self.machine.slow:
             raise SystemExit(f"there is no kernel to measure: {self.machine.slow}")
         if not lean:
@@ -138,7 +140,7 @@ def main() -> None:
 
 
 def show(figures: list[dict[str, Any]], names: list[str]) -> None:
-    table = Table("ms (times as fast)", *names, title="A tick of the torch machine")
+    table = Table("ms (ratio)", *names, title="A tick of the torch machine")
     for figure in figures:
         cells = (f"{figure[name]['ms']:.0f} ({figure[name]['ratio']:.2f})" for name in names)
         table.add_row(figure["what"], *cells)

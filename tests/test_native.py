@@ -66,7 +66,7 @@ def test_a_token_has_the_same_bits_in_any_company_on_any_frames_in_any_pieces(at
 
     def feed(gang, sizes):
         """Feed the bursts of a gang in pieces of random sizes; gives what attention said of every token."""
-        pool = Pool(24, {0: shape}, CPU)
+        pool = Pool(24, {0: shape}, CPU, for_kernel=True)
         pool.memory.fill_(torch.nan)
         tables = dict(zip(gang, torch.randperm(24)[: 6 * len(gang)].view(-1, 6).tolist(), strict=True))
         done, said = dict.fromkeys(gang, 0), {i: [] for i in gang}
@@ -102,7 +102,9 @@ def test_number_of_threads_changes_nothing(attend):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            batch = paged.NativeBatch(Pool(4, {0: Shape(3, 64, 64)}, CPU), [Row((2, 1), 0, [0] * 32, None)], attend)
+            batch = paged.NativeBatch(
+                Pool(4, {0: Shape(3, 64, 64)}, CPU, for_kernel=True), [Row((2, 1), 0, [0] * 32, None)], attend
+            )
             said.append(batch.attend(0, *given, Attention()))
     finally:
         torch.set_num_threads(before)

@@ -5,12 +5,12 @@ values to their slots, then reads what each row reaches through its frame table.
 all layers, so a copy on write is one memcpy. The kernel in C (`paged`) does both; here is the same in torch, for where
 that cannot be had.
 
-    pool    float [frames, record]       record: for each layer K [heads, width, FRAME], then V [heads, FRAME, width]
+    pool    float [frames, record]       record: for each layer K, then V, in the order that suits who reads them
     query   float [1, heads, T, width]   T: the tokens of all rows, one after the other, and padding
     key     float [1, kv heads, T, width]
 
-Padding is behind all others, so that the number of tokens is a multiple of ALIGN. Invariant: it goes through the
-matrices of the model, and nowhere else: it is written to no frame, and nobody reads what becomes of it.
+Padding may be behind all others, so that the number of tokens is a multiple of something. Invariant: it goes through
+the products of the model, and nowhere else: it is written to no frame, and nobody reads what becomes of it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: The name under which models find the hook. Some substrings, such as "flash" and "sdpa", mean something to them.
 NAME = "tokix_frames"
-#: A product of matrices gives a row the same bits in any company if the number of rows is a multiple of this: the
-#: libraries have other instructions for what is left over.
-ALIGN = 4
 
 
 class Shape(NamedTuple):
@@ -47,8 +44,11 @@ class Shape(NamedTuple):
 class Pool:
     """The memory of the machine."""
 
-    def __init__(self, frames: int, shapes: dict[int, Shape], device: torch.device) -> None:
-        """Make room for frames of layers with these shapes."""
+    def __init__(self, frames: int, shapes: dict[int, Shape], device: torch.device, *, for_kernel: bool) -> None:
+        """Make room for frames of layers with these shapes.
+
+        The kernel wants K as [heads, width, FRAME] and V as [heads, FRAME, width], torch both as [FRAME, heads, width].
+        """
         self.shapes = shapes
         self.memory = torch.zeros(frames, record(shapes), device=device)
         #: For each layer: where its keys and its values begin in a frame.
@@ -61,8 +61,13 @@ class Pool:
             middle = start + FRAME * heads * key
             end = middle + FRAME * heads * value
             self.offsets[layer] = start, middle
-            self.keys[layer] = self.memory[:, start:middle].unflatten(1, (heads, key, FRAME)).permute(0, 3, 1, 2)
-            self.values[layer] = self.memory[:, middle:end].unflatten(1, (heads, FRAME, value)).transpose(1, 2)
+            keys, values = self.memory[:, start:middle], self.memory[:, middle:end]
+            if for_kernel:
+                self.keys[layer] = keys.unflatten(1, (heads, key, FRAME)).permute(0, 3, 1, 2)
+                self.values[layer] = values.unflatten(1, (heads, FRAME, value)).transpose(1, 2)
+            else:
+                self.keys[layer] = keys.unflatten(1, (FRAME, heads, key))
+                self.values[layer] = values.unflatten(1, (FRAME, heads, value))
             start = end
 
     def copy(self, source: int, target: int) -> None:
@@ -88,12 +93,15 @@ class Span:
 class Packed:
     """The tokens of a tick, one after the other. It travels through the model as a keyword argument."""
 
+    #: The number of tokens is padded to a multiple of this, and so is that of the logits.
+    align = 1
+
     def __init__(self, pool: Pool, rows: Sequence[Row]) -> None:
         self.pool = pool
         ids = [token for row in rows for token in row.feed]
         places = [position for row in rows for position in range(row.start, row.start + len(row.feed))]
         self.count = len(ids)
-        padding = [0] * (-self.count % ALIGN)
+        padding = [0] * (-self.count % self.align)
         self.ids = torch.tensor([ids + padding], device=pool.memory.device)
         self.positions = torch.tensor([places + padding], device=pool.memory.device)
 

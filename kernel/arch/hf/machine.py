@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from tokix.kernel.arch.hf.attention import ALIGN, NAME, Batch, Packed, Pool, Recorder, record
+from tokix.kernel.arch.hf.attention import NAME, Batch, Packed, Pool, Recorder, record
 from tokix.kernel.arch.hf.lean import Lean
 from tokix.kernel.arch.hf.models import read_note
 from tokix.kernel.arch.hf.native import Kernel, Missing
@@ -96,7 +96,9 @@ class TorchMachine(HFVocabulary):
                 self._pack = partial(NativeBatch, kernel=kernel)
             except Missing as error:
                 self.slow = str(error)
-            probe = Probe(model, Pool(2 * frames_for(PROBE), shapes, model.device), self._pack)
+            probe = Probe(
+                model, Pool(2 * frames_for(PROBE), shapes, model.device, for_kernel=not self.slow), self._pack
+            )
             self._forward: Forward = partial(_as_it_is, model)
             probe.on_frames(self._forward)
             #: Why the weights are in fp32 although fp16 was wanted; nothing if they are what was wanted.
@@ -112,7 +114,7 @@ class TorchMachine(HFVocabulary):
             self.rounding = "attention is done in torch" if self.slow else ""
             if not (self.rounding or probe.same_in_company(self._forward)):
                 self.rounding = "its layers compute other things for a token beside others"
-            self._pool = Pool(self.frames, shapes, model.device)
+            self._pool = Pool(self.frames, shapes, model.device, for_kernel=not self.slow)
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick; gives a token per row, None where the row does not sample."""
@@ -183,7 +185,7 @@ def load(folder: Path, name: str, *, weights: Weights = "fp16", **shape: Any) ->
 
 def run_padded(forward: Forward, batch: Packed, rows: list[int]) -> Tensor:
     """Give the logits [rows, vocabulary] of some tokens of a batch."""
-    padded = rows + rows[-1:] * (-len(rows) % ALIGN)  # the last product is one like the others
+    padded = rows + rows[-1:] * (-len(rows) % batch.align)  # the last product is one like the others
     return forward(batch, torch.tensor(padded, device=batch.ids.device))[: len(rows)]
 
 
