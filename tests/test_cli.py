@@ -446,7 +446,7 @@ def test_the_doctor_finds_what_is_wrong(
         ("pydantic", ">=2", "", ("ok", "")),
         ("pydantic", ">=99", "", ("wrong", "pip install -U 'pydantic>=99'")),
         ("nosuchpackage", ">=1", "", ("wrong", "pip install 'nosuchpackage>=1'")),
-        ("nosuchpackage", ">=1", "hf", ("note", "pip install 'tokix[hf]', if you want what it is for")),
+        ("nosuchpackage", ">=1", "hf", ("note", "pip install 'tokix[hf]' to run models")),
     ],
 )
 def test_the_doctor_knows_packages(name: str, wanted: str, extra: str, finding: tuple[str, str]) -> None:

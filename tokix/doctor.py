@@ -25,6 +25,8 @@ from tokix.storage import SqliteStore, StoreError
 #: Bytes of disk below which the state directory is in danger, and below which somebody should know.
 SCARCE, LOW = 100 << 20, 1 << 30
 PYTHON = (3, 11)
+#: What an extra is for.
+EXTRAS = {"hf": "to run models", "memory": "for an index of large archives, which nothing needs yet"}
 
 
 class Finding(NamedTuple):
@@ -69,7 +71,7 @@ def package(name: str, wanted: str, extra: str) -> Finding:
         found = version(name)
     except PackageNotFoundError:
         if extra:
-            return Finding(name, "note", "not there", f"pip install 'tokix[{extra}]', if you want what it is for")
+            return Finding(name, "note", "not there", f"pip install 'tokix[{extra}]' {EXTRAS.get(extra, '')}".strip())
         return Finding(name, "wrong", "not there", f"pip install '{name}{wanted}'")
     least = re.search(r">=\s*([\w.]+)", wanted)
     if least and numbers(found) < numbers(least[1]):
