@@ -5,7 +5,7 @@ the process (or of the machine) is in it whole or not at all. Nobody else writes
 
 There is one connection. It is the only one that writes and the only one that checkpoints, which keeps clear of the
 WAL-reset bug of SQLite before 3.51.3 (of two connections, one can lose a commit when the other checkpoints). So nobody
-else opens the file: readers ask the kernel.
+else opens the file, but for `glance`, which can do neither: readers ask the kernel.
 
 Its errors are `StoreError`s whose text names the file and says what to do.
 """

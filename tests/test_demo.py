@@ -9,8 +9,6 @@ import pytest
 from rich.console import Console
 
 from tokix import demo
-from tokix.state import TRUTH
-from tokix.storage import SqliteStore
 from tokix.trace import Trace
 
 PLAY = """\
@@ -136,12 +134,3 @@ def command(scene):
     from tokix.cli import command_line
 
     return command_line().parse_args(["demo", "play.yaml", "--out", str(scene / "out")])
-
-
-def test_calls_of_a_store_that_is_not_there_or_not_ready(tmp_path):
-    assert demo.calls(tmp_path) == 0
-    (tmp_path / TRUTH).touch()
-    assert demo.calls(tmp_path) == 0
-    (tmp_path / TRUTH).unlink()
-    SqliteStore(tmp_path / TRUTH, "process").close()
-    assert demo.calls(tmp_path) == 0

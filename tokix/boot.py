@@ -216,8 +216,9 @@ class System:
     def same_model(self, rows: Mapping[str, list[tuple[Any, ...]]]) -> None:
         """Raise StoreError if something is unfinished whose tokens another model has made."""
         model = dict(rows["kernel"]).get("model", self.machine.name)
-        status = list(TABLES["process"].columns).index("status")
-        if model != self.machine.name and any(row[0] != INIT and not row[status] for row in rows["process"]):
+        processes = (dict(zip(TABLES["process"].columns, row, strict=True)) for row in rows["process"])
+        living = [p for p in processes if not p["status"] and not p["foreign"] and p["pid"] != INIT]
+        if model != self.machine.name and living:
             raise StoreError(
                 f"what is unfinished in {self.state} was begun on the model {model}, and this is {self.machine.name}: "
                 f"take --model {model}, or another --state"

@@ -7,14 +7,12 @@ results do not. The second run is another OS process, killed with SIGKILL when h
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +34,7 @@ from tokix.live import LiveView
 from tokix.shell.status import one_line
 from tokix.shell.usage import BROKEN, FAILED, SIGNALLED, Failure
 from tokix.state import TRUTH, opened
+from tokix.storage import glance
 from tokix.syscalls import ExitStatus, Wait
 from tokix.syscalls.base import to_json
 from tokix.trace import Life, Trace
@@ -228,13 +227,13 @@ def ends(state: Path) -> dict[str, End]:
 
 def survives(options: Namespace, first: Path, second: Path, console: Console) -> bool:
     """Run the same in another OS process, kill it in the middle, start it again; says whether the results are equal."""
-    expected, half = ends(first), calls(first) // 2
+    expected, half = ends(first), glance.outcomes(first / TRUTH) // 2
     words = ["--state", str(second), "--model", machines.chosen(options.model), "--window", str(WINDOW)]
     words += ["--lanes", str(LANES), "--policy", "PRIORITY", "--quantum", str(QUANTUM)]
     with console.status("the same again, in a process that is going to be killed") as shown:
         begun = subprocess.Popen([*TOKIX, "run", *words, options.scenario], **QUIET)
         try:
-            while begun.poll() is None and (done := calls(second)) < half:
+            while begun.poll() is None and (done := glance.outcomes(second / TRUTH)) < half:
                 shown.update(f"the same again, in a process that is going to be killed: {done} of {half} calls")
                 time.sleep(LOOK)
         finally:
@@ -246,7 +245,7 @@ def survives(options: Namespace, first: Path, second: Path, console: Console) ->
     same = {key: end[1:] for key, end in found.items()} == {key: end[1:] for key, end in expected.items()}
     if died and not code and same:
         console.print(
-            f"killed with SIGKILL after {half} of {calls(second)} calls and started again: "
+            f"killed with SIGKILL after {half} of {glance.outcomes(second / TRUTH)} calls and started again: "
             f"the results of all {len(found)} processes are the same",
             style="bold green",
         )
@@ -256,14 +255,3 @@ def survives(options: Namespace, first: Path, second: Path, console: Console) ->
         if expected.get(key) != found.get(key):
             console.print(f"  {key}: {expected.get(key)}\n  {' ' * len(key)}  {found.get(key)}", markup=False)
     return False
-
-
-def calls(state: Path) -> int:
-    """Count the outcomes in a journal, which another process may be writing."""
-    if not (state / TRUTH).exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(f"{(state / TRUTH).absolute().as_uri()}?mode=ro", uri=True)) as truth:
-            return int(truth.execute("select count(*) from journal").fetchone()[0])
-    except sqlite3.OperationalError:  # it is being made
-        return 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import shlex
-import sqlite3
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -31,6 +29,7 @@ from tokix.shell.table import Result, brief, of_journal, of_processes
 from tokix.shell.usage import WRONG, Failure
 from tokix.shell.verbs import chosen
 from tokix.state import TRUTH, opened
+from tokix.storage import glance
 from tokix.syscalls import ExitStatus, LogEntry, ProcessInfo, Spawn, Stat, Wait
 from tokix.syscalls.base import from_json, to_json
 from tokix.terminal import Terminals
@@ -44,7 +43,8 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     """Boot a kernel of the shape that was asked for."""
     person = Guest()
     await checkpoint()  # a Ctrl-C that came until here; the loop does not turn while a model is loaded
-    machine, encoder = machines.wanted(options.model or begun(options.state), window=options.window)
+    begun = glance.unfinished(options.state / TRUTH).model  # it goes on on that
+    machine, encoder = machines.wanted(options.model or begun, window=options.window)
     gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
     async with boot(
         options.state,
@@ -61,19 +61,6 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
         if options.seed is not None and options.seed != system.kernel.seed:
             say(f"--seed has no effect: what is in {options.state} began with seed {system.kernel.seed}")
         yield system
-
-
-def begun(state: Path) -> str | None:
-    """Give the model on which something is unfinished in a state directory: it goes on on that."""
-    if not (state / TRUTH).exists():
-        return None
-    try:
-        with closing(sqlite3.connect(f"{(state / TRUTH).absolute().as_uri()}?mode=ro", uri=True)) as truth:
-            unfinished = truth.execute("select 1 from process where status is null and pid > 1 limit 1").fetchone()
-            model = truth.execute("select value from kernel where name = 'model'").fetchone()
-    except sqlite3.Error:  # the boot that follows opens it too, and says what is wrong
-        return None
-    return str(model[0]) if unfinished and model else None
 
 
 def mounted(options: Namespace, person: Person) -> dict[str, Driver]:

@@ -15,9 +15,7 @@ aliases: plain words are texts, but for null, true, false and numbers.
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
@@ -32,6 +30,7 @@ from tokix.agents.script import Actor, Expected, Letter, Output, Problem, Scenar
 from tokix.mounts import Constructor, Mount, MountError, find
 from tokix.programs import ProgramError, absolute, require
 from tokix.state import TRUTH
+from tokix.storage import glance
 from tokix.syscalls import EINVAL, Limits, Spawn
 from tokix.syscalls.base import from_json, to_json
 
@@ -83,15 +82,8 @@ def mounts(plan: Scenario) -> list[Mount]:
 
 def unfinished(state: Path) -> list[Mount]:
     """Give the devices that the scenarios need which go on in a state directory."""
-    if not (state / TRUTH).exists():
-        return []
-    try:
-        # Beside the store, which knows no question: to load all that a kernel needs takes long.
-        with closing(sqlite3.connect(f"{(state / TRUTH).absolute().as_uri()}?mode=ro", uri=True)) as truth:
-            rows = truth.execute("select args from process where program = 'scenario' and status is null").fetchall()
-    except sqlite3.Error:  # the boot that follows opens it too, and says what is wrong
-        return []
-    plans = [Scenario.model_validate(from_json(args)[0]) for (args,) in rows]
+    programs = glance.unfinished(state / TRUTH).programs
+    plans = [Scenario.model_validate(from_json(args)[0]) for name, args in programs if name == "scenario"]
     return [*{mount.name: mount for plan in plans for mount in mounts(plan)}.values()]
 
 
