@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import anyio
 import pytest
 from pydantic import Field
-from test_calls import always, finish, told
 
+from harness import always, finish, told
 from tokix.agents import init, mapreduce
 from tokix.agents.tools import bounded, choice, offered
 from tokix.agents.words import packed, pieces

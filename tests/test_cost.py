@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_calls import always, clean, finish, run, told
 
+from harness import always, clean, finish, run, told
 from tokix.kernel.events import Invoke
 from tokix.sim import Person, Simulation, World
 from tokix.syscalls import (

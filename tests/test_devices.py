@@ -12,9 +12,9 @@ from typing import Any
 
 import anyio
 import pytest
-from test_boot import TTY, Screen, launch, play, until
-from test_drivers import call
 
+from driven import call
+from stage import TTY, Screen, launch, play, until
 from tokix.boot import boot
 from tokix.drivers import Clock, Tty
 from tokix.mounts import Mount, mounted

@@ -13,8 +13,8 @@ from typing import Any
 
 import anyio
 import pytest
-from test_drivers import call
 
+from driven import call
 from tokix import cli, mounts
 from tokix.drivers import Calc, Clock, Driver, Files, Sqlite, Tty
 from tokix.mounts import Constrained, Mount, MountError, mounted, parse

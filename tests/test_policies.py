@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scheduler import Rig, in_lane
 
+from rig import Rig, in_lane
 from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, RR, Policy, Priority
 from tokix.kernel.scheduler import PATIENCE, Burst
 

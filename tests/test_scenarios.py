@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from test_agents import named
-from test_calls import Ended, always, finish
 
+from harness import Ended, always, finish
 from tokix import scenario
 from tokix.agents.script import Moment, Scenario, has
 from tokix.boot import boot

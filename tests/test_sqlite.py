@@ -12,8 +12,8 @@ from typing import Any
 
 import anyio
 import pytest
-from test_drivers import call
 
+from driven import call
 from tokix.drivers import Sqlite, sqlite
 from tokix.syscalls import EAGAIN, EINVAL, EIO, ENOENT, EPERM, ETIMEDOUT, SyscallError
 

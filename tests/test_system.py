@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from test_calls import boot, clean, run
 
+from harness import boot, clean, run
 from tokix.kernel.events import Input, Show
 from tokix.kernel.ports import TABLES
 from tokix.sim import World
