@@ -7,12 +7,14 @@ with the conversation and are never used again: a page is in `pages` or in `arch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokix.syscalls.base import from_json, to_json
 
 if TYPE_CHECKING:
+    from tokix.kernel.frames import Block
     from tokix.kernel.scheduler import Burst
     from tokix.syscalls.compute import Role
 
@@ -46,6 +48,11 @@ class Context:
     table: list[int] = field(default_factory=list)
     #: Tokens whose K/V is in the frames.
     computed: int = 0
+    #: While it sleeps: what it had in frames, and how many tokens that was (see `mmu`).
+    asleep: Sequence[Block] = ()
+    reach: int = 0
+    #: The price of all ticks when it was last used.
+    used: float = 0
     #: The burst that works on it, if any; the tokens as they were, if pages have left for it.
     burst: Burst | None = None
     before: list[int] | None = None

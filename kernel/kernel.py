@@ -45,6 +45,7 @@ from tokix.kernel.events import (
     Trap,
 )
 from tokix.kernel.frames import FRAME, FramePool
+from tokix.kernel.mmu import Mmu
 from tokix.kernel.outcome import BLOCKED, Encoded
 from tokix.kernel.policy import Policy
 from tokix.kernel.ports import TABLES, Machine, Programs
@@ -102,7 +103,8 @@ class Kernel:
         self.devices = {device.name: device for device in devices}
         self.ops = {(device.name, op.name): op for device in devices for op in device.ops}
         self.capacity = min(machine.window, machine.frames * FRAME)
-        self.scheduler = Scheduler(FramePool(machine.frames), policy, lanes, prefill, machine.stops)
+        mmu = Mmu(FramePool(machine.frames, machine.slots), machine.costs)
+        self.scheduler = Scheduler(mmu, policy, lanes, prefill, machine.stops)
         self.procs: dict[int, Process] = {}
         self.streams: dict[str, streams.Stream] = {}
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
@@ -461,7 +463,7 @@ class Kernel:
         if branch.blocked:
             self.withdraw(branch)
         if branch.ctx and not (branch.proc.foreign and branch.parent):
-            self.scheduler.release(branch.ctx)
+            self.scheduler.mmu.release(branch.ctx)
         pager.close(self, branch)
         branch.alive = branch.blocked = False
         branch.proc.branches.pop(branch.prefix, None)
@@ -498,7 +500,7 @@ class Kernel:
             elif branch.proc.foreign:  # the calls of a foreign process share one
                 branch.ctx = self.context(branch.parent)
             else:
-                branch.ctx = self.scheduler.fork(self.context(branch.parent))
+                branch.ctx = self.scheduler.mmu.fork(self.context(branch.parent))
         return branch.ctx
 
     def blank(self) -> Context:

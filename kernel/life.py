@@ -143,7 +143,7 @@ def fork(k: Kernel, b: Branch) -> int:
         if not k.context(child.root).same_as(ctx):
             recovery.park(k, child, "the replay of its log gave another context")
         else:
-            child.root.ctx = k.scheduler.fork(ctx)
+            child.root.ctx = k.scheduler.mmu.fork(ctx)
             child.root.ctx.filed = ctx.filed
     child.base, child.tokens = -child.tokens, 0
     k.save(child)
@@ -160,7 +160,7 @@ def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
     if k.programs.get(program) is None:
         raise ENOENT(f"no program {program}")
     old = k.context(b)
-    ctx = k.blank() if fresh else k.scheduler.fork(old)
+    ctx = k.blank() if fresh else k.scheduler.mmu.fork(old)
     if old.filed and fresh:
         pager.drop(k, process.pid)
     ctx.filed = old.filed and not fresh

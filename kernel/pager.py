@@ -180,7 +180,7 @@ def take_out(k: Kernel, ctx: Context, out: set[int]) -> None:
             first = at
         at += page.tokens
     if first >= 0:
-        k.scheduler.trim(ctx, min(ctx.computed, first))
+        k.scheduler.mmu.trim(ctx, min(ctx.computed, first))
         ctx.tokens[:] = kept
 
 
@@ -222,7 +222,7 @@ def restore(k: Kernel, ctx: Context) -> None:
     if ctx.before is not None:
         before, ctx.before = ctx.before, None
         same = next((i for i, (a, b) in enumerate(zip(before, ctx.tokens, strict=False)) if a != b), len(ctx.tokens))
-        k.scheduler.trim(ctx, min(ctx.computed, same))
+        k.scheduler.mmu.trim(ctx, min(ctx.computed, same))
         ctx.tokens[:] = before
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from tokix.kernel.costs import Costs
     from tokix.kernel.events import Tick
     from tokix.syscalls import DeviceInfo, Role
 
@@ -129,13 +130,20 @@ class Machine(Vocabulary, Protocol):
 
     #: Which model it is: a state directory belongs to one, for its tokens mean nothing to another.
     name: str
-    #: How many frames its memory has.
+    #: How many frames its memory has, and how many its swap file.
     frames: int
+    slots: int
+    #: What its work costs.
+    costs: Costs
     #: How many tokens one context can have.
     window: int
 
     def run(self, tick: Tick) -> list[int | None]:
-        """Run one tick, in the order of submission; gives a token per row, None where the row does not sample."""
+        """Run one tick, in the order of submission; gives a token per row, None where the row does not sample.
+
+        The copies come first, in their order, from place to place: frames are numbered from 0, slots of the swap file
+        from `frames`. Rows name frames only.
+        """
 
 
 class Encoder(Protocol):

@@ -22,11 +22,14 @@ from typing import Any
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.events import Row, Sampling, Tick
-from tokix.kernel.frames import FRAME, FramePool, frames_for
+from tokix.kernel.frames import FRAME
+from tokix.kernel.mmu import Mmu
 from tokix.kernel.policy import Policy
 
 #: Ticks for which others may pass a burst that waits for frames.
 PATIENCE = 64
+#: A turn of a lane takes at least this many times what it costs to take frames away at its end and to bring them back.
+WORTH = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +59,7 @@ class Burst:
     #: Its class while it runs; its lane, or −1; its valid place in the heap, or −1.
     rank: int = 0
     lane: int = -1
-    #: The lane that it had last; what had been let go of when it got no frames (see `Scheduler.released`).
+    #: The lane that it had last; what had been let go of when it got no frames (see `Mmu.released`).
     home: int = -1
     starved: int = -1
     ticket: int = -1
@@ -71,26 +74,10 @@ class Burst:
 
 
 @dataclass(slots=True)
-class Counters:
-    """Events since boot, for reports."""
-
-    ticks: int = 0
-    #: Lanes given to another burst while the old one was not done.
-    switches: int = 0
-    #: Contexts that lost their frames while a burst still needed them, or might.
-    drops: int = 0
-    #: Frames copied on write.
-    copies: int = 0
-    #: Rows in all ticks, and tokens fed in them.
-    rows: int = 0
-    fed: int = 0
-
-
-@dataclass(slots=True)
 class Scheduler:
     """Bursts in lanes, bursts in the queue, contexts in frames."""
 
-    pool: FramePool
+    mmu: Mmu
     policy: Policy
     lanes: int
     #: Tokens of prompts in one tick: what bounds the stall of a burst that decodes.
@@ -100,20 +87,15 @@ class Scheduler:
     gang: list[Burst] = field(default_factory=list)
     queue: list[tuple[tuple[int, int], int, Burst]] = field(default_factory=list)
     waiting: int = 0
-    #: Contexts that have frames, least recently used first.
-    resident: dict[Context, None] = field(default_factory=dict)
-    #: The last tick; while it flies, its bursts with the tokens that each feeds, and frames that only it still holds.
+    #: The last tick; while it flies, its bursts with the tokens that each feeds.
     tick: Tick | None = None
     flying: list[tuple[Burst, int]] = field(default_factory=list)
-    limbo: list[int] = field(default_factory=list)
     dirty: bool = False
-    #: Bursts that may take a lane at once if they are better; who had each lane last; how often something was let go.
+    #: Bursts that may take a lane at once if they are better; who had each lane last.
     arrived: list[Burst] = field(default_factory=list)
     last: list[Burst | None] = field(init=False)
-    released: int = 0
     #: Lanes that were given up in this step, by owner: (lane, tokens used of the quantum).
     vacated: dict[Any, tuple[int, int]] = field(default_factory=dict)
-    counters: Counters = field(default_factory=Counters)
     clock: int = 0
     serial: count[int] = field(default_factory=count)
 
@@ -140,7 +122,7 @@ class Scheduler:
         burst.alive = False
         burst.ctx.burst = None
         del burst.ctx.tokens[burst.base :]
-        self.trim(burst.ctx, min(burst.ctx.computed, burst.base))
+        self.mmu.trim(burst.ctx, min(burst.ctx.computed, burst.base))
 
     def finish(self, burst: Burst) -> None:
         """A burst has all its tokens: its lane is free, perhaps first of all for its owner's next burst."""
@@ -204,15 +186,14 @@ class Scheduler:
             self.slots[burst.lane] = None
             self.gang.remove(burst)
             burst.lane = -1
-            if burst.ctx in self.resident:  # the most recently used
-                self.resident[burst.ctx] = self.resident.pop(burst.ctx)
-        self.released += 1
+            self.mmu.use(burst.ctx)
+        self.mmu.released += 1
         self.dirty = True
 
     def seat(self, burst: Burst, lane: int) -> None:
         before, self.last[lane] = self.last[lane], burst
         if before and before is not burst and before.alive:
-            self.counters.switches += 1
+            self.mmu.counters.switches += 1
         burst.lane = burst.home = lane
         burst.rank = self.policy.rank(burst, self.clock)
         self.slots[lane] = burst
@@ -230,37 +211,41 @@ class Scheduler:
                 self.regang()
             if not self.gang:
                 return None
-            rows, copies = self.pack()
-            if rows:
+            if rows := self.pack():
                 self.clock += 1
-                counters = self.counters
-                counters.ticks, counters.rows = counters.ticks + 1, counters.rows + len(rows)
-                self.tick = Tick(self.clock, rows, copies)
+                self.tick = Tick(self.clock, rows, self.mmu.charge(rows))
                 return self.tick
             self.dirty = True  # all were displaced by who waits: the first of the queue can have everything
         raise KernelBug("the first of the queue could not have its frames")
 
-    def pack(self) -> tuple[list[Row], list[tuple[int, int]]]:
-        """Give the rows of the gang, and the copies that come first."""
+    def pack(self) -> list[Row]:
+        """Give the rows of the gang."""
         rows: list[Row] = []
-        copies: list[tuple[int, int]] = []
-        flying, uses, budget = self.flying, self.pool.uses, self.prefill
+        flying, mmu, uses, budget = self.flying, self.mmu, self.mmu.pool.uses, self.prefill
+        begun: set[object] = set()
         for burst in tuple(self.gang):
             if burst.lane < 0:  # it lost its frames to a better one, a moment ago
                 continue
             ctx = burst.ctx
-            tokens, table, start = ctx.tokens, ctx.table, ctx.computed
+            tokens, table = ctx.tokens, ctx.table
             end = len(tokens)
-            if end - start != 1:
-                end = min(end, start + budget)
-                if end == start:
-                    continue
-            first = start // FRAME
-            if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
-                if not self.room(burst, start, end):
+            if end - ctx.computed != 1:
+                if not self.adopt(burst):
                     self.displace(burst)
                     continue
-                copies += self.grow(ctx, start, end)
+                if end - ctx.computed != 1:
+                    end = min(end, ctx.computed + budget)
+                    next_block = mmu.ahead(ctx)
+                    if end == ctx.computed or next_block in begun:
+                        continue
+                    begun |= {next_block} if next_block else set()
+            start = ctx.computed
+            first = start // FRAME
+            if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
+                if not self.room(burst, mmu.need(ctx, start, end)):
+                    self.displace(burst)
+                    continue
+                mmu.grow(ctx, start, end)
             if end - start != 1:
                 budget -= end - start
             view = ctx.view
@@ -271,7 +256,7 @@ class Scheduler:
             rows.append(Row(view, start, tokens[start:end], sampling, said))
             flying.append((burst, end - start))
             ctx.flying = True
-        return rows, copies
+        return rows
 
     def done(self, serial: int, tokens: list[int | None]) -> list[tuple[Burst, int]]:
         """Account for the tick in flight; gives the bursts that somebody has to look at, with their new token.
@@ -286,10 +271,12 @@ class Scheduler:
         for (burst, fed), token in zip(flying, tokens, strict=True):
             ctx = burst.ctx
             ctx.flying = False
-            self.counters.fed += fed
             if not burst.alive:
                 continue
-            ctx.computed += fed
+            if fed > 1 or (ctx.computed + 1) % FRAME == 0:
+                self.mmu.fed(ctx, fed)
+            else:
+                ctx.computed += 1
             if token is None:
                 continue
             ctx.tokens.append(token)
@@ -298,10 +285,7 @@ class Scheduler:
             if spent or burst.watched or token in stops or len(ctx.tokens) >= burst.end:
                 events.append((burst, token))
                 self.dirty |= spent
-        if self.limbo:
-            self.pool.drop(self.limbo)
-            self.limbo, self.dirty = [], True
-            self.released += 1
+        self.dirty |= self.mmu.landed()
         return events
 
     # ---- the gang
@@ -310,6 +294,8 @@ class Scheduler:
         """Choose the gang anew: who has used a quantum yields, free lanes are filled, a better rank takes a lane."""
         self.dirty = False
         for burst in [b for b in self.gang if b.used >= self.policy.quantum]:
+            if self.waiting and self.too_dear(burst):
+                continue
             burst.used, burst.since, burst.turn = 0, self.clock, next(self.serial)
             burst.rank = self.policy.rank(burst, self.clock)
             if self.waiting:
@@ -319,6 +305,12 @@ class Scheduler:
         self.gang.sort(key=self.place)
         self.vacated.clear()
         self.dirty = False
+
+    def too_dear(self, burst: Burst) -> bool:
+        """Say whether a turn has been too short yet for what the switch at its end costs: it would take frames away."""
+        best, mmu = self.peek(), self.mmu
+        forced = best and mmu.shortage(best.ctx, min(len(best.ctx.tokens) + self.policy.quantum, best.end)) > 0
+        return bool(forced) and burst.used * mmu.costs.tick < WORTH * mmu.price(burst.ctx)
 
     def fill(self) -> None:
         """Give free lanes to the best that fit.
@@ -365,9 +357,9 @@ class Scheduler:
 
     def displace(self, burst: Burst) -> None:
         """A burst has to wait for frames: it keeps its place in the order, and is tried again when some may be free."""
-        burst.starved = self.released
+        burst.starved = self.mmu.released
         self.requeue(burst)
-        self.released = burst.starved  # it keeps its frames: nobody gains by this
+        self.mmu.released = burst.starved  # it keeps its frames: nobody gains by this
 
     def peek(self) -> Burst | None:
         while self.queue:
@@ -387,119 +379,79 @@ class Scheduler:
 
     # ---- frames
 
-    def need(self, ctx: Context, start: int, end: int) -> int:
-        """Count the free frames that writing positions start…end takes."""
-        return frames_for(end) - len(ctx.table) + self.shared(ctx, start)
-
-    def shared(self, ctx: Context, start: int) -> bool:
-        """Say whether somebody else uses the frame of a position too."""
-        return start // FRAME < len(ctx.table) and self.pool.uses[ctx.table[start // FRAME]] > 1
-
     def fits(self, burst: Burst) -> bool:
         """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
-        if self.gang and burst.starved == self.released:
+        mmu = self.mmu
+        if self.gang and burst.starved == mmu.released:
             return False
-        ctx = burst.ctx
-        ahead = min(len(ctx.tokens) + self.policy.quantum, burst.end)
-        short = self.need(ctx, ctx.computed, ahead) - len(self.pool.free)
+        short = mmu.shortage(burst.ctx, min(len(burst.ctx.tokens) + self.policy.quantum, burst.end))
         if short <= 0:
             return True
         rank = self.policy.rank(burst, burst.since)  # to have waited takes no frames from somebody's turn
-        spared = {b.ctx for b in self.gang if b.rank <= rank} | {ctx}
-        return short <= sum(len(c.table) for c in self.resident if c not in spared)
+        spared = {b.ctx for b in self.gang if b.rank <= rank} | {burst.ctx}
+        return short <= mmu.freed(ctx for ctx in mmu.resident if ctx not in spared)
 
-    def room(self, burst: Burst, start: int, end: int) -> bool:
-        """Free frames until positions start…end of the burst's context can be written; False if it has to wait.
+    def room(self, burst: Burst, count: int) -> bool:
+        """Make so many frames available for a burst; False if it has to wait.
 
         Nobody loses frames if all of them would not be enough.
         """
-        short = self.need(burst.ctx, start, end) - len(self.pool.free)
-        if short <= 0:
+        mmu = self.mmu
+        if count <= mmu.pool.available:
             return True
         victims = list(self.victims(burst))
-        if sum(len(victim.table) for victim in victims) < short - self.shared(burst.ctx, start):
+        if mmu.pool.available + mmu.freed(victims) < count:
             return False
         for victim in victims:
-            self.release(victim)
+            mmu.sleep(victim)
             self.dirty = True  # it may have had more than was needed
-            self.counters.drops += 1
             if victim.burst and victim.burst.lane >= 0:
                 self.displace(victim.burst)
-            if self.need(burst.ctx, start, end) <= len(self.pool.free):
-                return True
-        return False
+            if count <= mmu.pool.available:
+                break
+        return True
 
     def victims(self, burst: Burst) -> Iterator[Context]:
-        """Give the contexts whose frames a burst may take, in order."""
-        yield from [c for c in self.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
-        key = self.policy.key
-        queued = [c.burst for c in self.resident if c.burst and c.burst.ticket >= 0 and key(c.burst) > key(burst)]
+        """Give the contexts whose frames a burst may take, in order.
+
+        An idle one keeps its frames for as long as it takes to bring them back: to wait for its return longer than that
+        never costs more than twice what the best choice would have cost (as in ski rental: Karlin et al., 1988).
+        """
+        mmu, key = self.mmu, self.policy.key
+        idle = [c for c in mmu.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
+        fresh = [c for c in idle if mmu.spent - c.used < mmu.price(c)]
+        yield from [c for c in idle if c not in fresh]
+        queued = [c.burst for c in mmu.resident if c.burst and c.burst.ticket >= 0 and key(c.burst) > key(burst)]
         yield from [b.ctx for b in sorted(queued, key=key, reverse=True)]
+        yield from fresh
         later = self.gang[self.gang.index(burst) + 1 :]
         yield from [b.ctx for b in reversed(later) if b.ctx.table]
 
-    def grow(self, ctx: Context, start: int, end: int) -> list[tuple[int, int]]:
-        """Make positions start…end writable; gives the copies (from, to) that have to come first."""
-        table, first, copies = ctx.table, start // FRAME, []
-        if first < len(table) and self.pool.uses[table[first]] > 1:
-            [fresh] = self.pool.take(1)
-            copies.append((table[first], fresh))
-            self.limbo.append(table[first])  # the tick reads it: the reference ends with the tick
-            table[first] = fresh
-            self.counters.copies += 1
-        table += self.pool.take(frames_for(end) - len(table))
-        ctx.view = None
-        self.resident.setdefault(ctx)
-        return copies
-
-    def trim(self, ctx: Context, computed: int) -> None:
-        """Keep the frames of the first `computed` tokens only."""
-        ctx.computed = computed
-        keep = frames_for(computed)
-        dropped = ctx.table[keep:]
-        if dropped:
-            del ctx.table[keep:]
-            ctx.view = None
-            self.let_go(ctx, dropped)
-        if not keep:
-            self.resident.pop(ctx, None)
-
-    def release(self, ctx: Context) -> None:
-        """Take all frames from a context."""
-        self.trim(ctx, 0)
-
-    def let_go(self, ctx: Context, frames: list[int]) -> None:
-        if ctx.flying:
-            self.limbo += frames  # a tick in flight names them: they stay used until it is done
-        else:
-            self.pool.drop(frames)
-            self.released += 1
-
-    def fork(self, ctx: Context) -> Context:
-        """Give a copy that shares all frames."""
-        covered = frames_for(ctx.computed)
-        twin = ctx.twin()
-        twin.table, twin.computed = ctx.table[:covered], ctx.computed
-        if twin.table:
-            self.pool.share(twin.table)
-            self.resident[twin] = None
-        return twin
+    def adopt(self, burst: Burst) -> bool:
+        """Take over what has been computed of the next tokens; False if the burst has to wait for frames."""
+        mmu, ctx = self.mmu, burst.ctx
+        if blocks := mmu.found(ctx):
+            there = [block for block in blocks if block.place < mmu.pool.total]
+            if there:
+                mmu.adopt(ctx, there)
+            if swapped := blocks[len(there) :]:
+                if not self.room(burst, len(swapped)):
+                    return False
+                mmu.adopt(ctx, swapped)
+        mmu.wake(ctx)
+        return True
 
     # ---- integrity
 
     def check(self) -> None:
         """Raise KernelBug if an invariant does not hold."""
-        self.pool.check([*(ctx.table for ctx in self.resident), self.limbo])
+        self.mmu.check(bool(self.flying))
         if self.flying and self.tick:
-            named = {frame for row in self.tick.rows for frame in row.table} | {f for f, _ in self.tick.copies}
-            if any(not self.pool.uses[frame] for frame in named):
+            pool = self.mmu.pool
+            named = {frame for row in self.tick.rows for frame in row.table}
+            named |= {source for source, target in self.tick.copies if max(source, target) < pool.total}
+            if any(not pool.uses[frame] for frame in named):
                 raise KernelBug("a frame is free that the tick in flight names")
-        if any(not ctx.table for ctx in self.resident):
-            raise KernelBug("a context without frames is listed as resident")
-        if not self.flying and any(len(ctx.table) != frames_for(ctx.computed) for ctx in self.resident):
-            raise KernelBug("a frame table does not cover the computed tokens")
-        if any(ctx.view is not None and list(ctx.view) != ctx.table for ctx in self.resident):
-            raise KernelBug("the view of a frame table is stale")
         if sorted(b.lane for b in self.gang) != [lane for lane, b in enumerate(self.slots) if b]:
             raise KernelBug("lanes and gang differ")
         if any(b is not self.slots[b.lane] or not b.alive or b.ticket >= 0 for b in self.gang):

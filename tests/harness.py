@@ -43,7 +43,7 @@ def clean(sim):
     for name in ("started", "partials", "invoked", "ready"):
         assert not getattr(kernel, name), f"{name} leaks: {getattr(kernel, name)}"
     assert not [timer for timer in kernel.timers if kernel.due(*timer[2:])]
-    assert not kernel.scheduler.resident, "frames leak"
+    assert not kernel.scheduler.mmu.resident, "frames leak"
     assert not kernel.scheduler.waiting
     assert not kernel.scheduler.gang
     assert set(kernel.streams) <= {"tty:in", "tty:out"}

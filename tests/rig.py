@@ -1,13 +1,15 @@
 """A scheduler and a toy machine, and an oracle that knows what every burst has to say."""
 
+import math
 from itertools import count
 
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.context import Context
 from tokix.kernel.events import Sampling
-from tokix.kernel.frames import FRAME, FramePool
+from tokix.kernel.frames import FRAME, FramePool, frames_for
+from tokix.kernel.mmu import Mmu
 from tokix.kernel.policy import FCFS, RR, Priority
-from tokix.kernel.scheduler import Burst, Scheduler
+from tokix.kernel.scheduler import WORTH, Burst, Scheduler
 
 POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2)]
 NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)"]
@@ -19,9 +21,10 @@ class Rig:
     The tokens of every burst that ends are compared with the oracle's.
     """
 
-    def __init__(self, policy=None, *, frames=64, lanes=2, prefill=64, ends=False, check=True):
-        self.machine = ToyMachine(frames, frames * FRAME, ends=ends)
-        self.scheduler = Scheduler(FramePool(frames), policy or RR(), lanes, prefill, self.machine.stops)
+    def __init__(self, policy=None, *, frames=64, lanes=2, prefill=64, ends=False, check=True, slots=0, costs=None):
+        self.machine = ToyMachine(frames, frames * FRAME, slots=slots, costs=costs, ends=ends)
+        self.mmu = Mmu(FramePool(frames, self.machine.slots), self.machine.costs)
+        self.scheduler = Scheduler(self.mmu, policy or RR(), lanes, prefill, self.machine.stops)
         self.contexts, self.serial = [], count()
         self.check = self.scheduler.check if check else lambda: None
 
@@ -30,12 +33,17 @@ class Rig:
         return self.contexts[-1]
 
     def think(self, prompt, tokens, *, ctx=None, nice=0, owner=None, watched=False):
-        """Start a burst of so many tokens after a prompt of so many, in a context of its own if none is given."""
+        """Start a burst of so many tokens after a prompt of so many, in a context of its own if none is given.
+
+        The prompt can be given as text, too; else all prompts begin with another token.
+        """
         n, ctx = next(self.serial), ctx or self.context()
         base = len(ctx.tokens)
-        ctx.tokens += [97 + (7 * n + i * i) % 26 for i in range(prompt)]
+        text = prompt.encode() if isinstance(prompt, str) else [97 + (7 * n + i * i) % 26 for i in range(prompt)]
+        prompt = len(text)
+        ctx.tokens += text
         if ctx.computed >= len(ctx.tokens):
-            self.scheduler.trim(ctx, len(ctx.tokens) - 1)
+            self.mmu.trim(ctx, len(ctx.tokens) - 1)
         burst = Burst(
             key=f"burst {n}",
             owner=n if owner is None else owner,
@@ -85,16 +93,22 @@ class Rig:
             ended += self.land()
         raise AssertionError(f"after {limit} ticks there are still {len(list(self.scheduler.bursts()))} bursts")
 
+    def turn(self, tokens):
+        """Give the most tokens that a burst with so many in its context samples before it yields its lane."""
+        costs, frames = self.mmu.costs, frames_for(tokens)
+        price = min([costs.recompute(frames * FRAME), *([costs.swap(frames)] if self.mmu.pool.slots else [])])
+        return max(self.scheduler.policy.quantum, math.ceil(WORTH * price / costs.tick))
+
     def free(self):
-        return len(self.scheduler.pool.free)
+        return self.mmu.pool.available
 
     def empty(self):
         """Assert that nothing leaks: without contexts, all frames are free."""
         for ctx in self.contexts:
-            self.scheduler.release(ctx)
+            self.mmu.release(ctx)
         self.scheduler.check()
-        assert not self.scheduler.resident
-        assert self.free() == self.scheduler.pool.total
+        assert not self.mmu.resident
+        assert self.free() == self.mmu.pool.total
 
 
 def fed(tick):

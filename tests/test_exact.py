@@ -1,7 +1,7 @@
 """The same answer every time: the logits of a burst are a function of its tokens, bit for bit.
 
 A burst is fed alone, in one piece; then in random gangs, in random pieces, on scattered frames that others have used,
-with frames copied in between. Where a machine says that it cannot promise this, it must not be by mistake.
+with frames copied and swapped in between. Where a machine says that it cannot promise this, it must not be by mistake.
 """
 
 import random
@@ -50,7 +50,7 @@ class Gang:
         return self.said
 
     def tick(self, ends):
-        copies = [self.copied(self.tables[i]) for i in ends if self.draws.random() < 0.2]
+        copies = [move for i in ends if self.draws.random() < 0.2 for move in self.moved(self.tables[i])]
         rows = [
             Row(tuple(self.tables[i]), self.done[i], self.bursts[i][self.done[i] : end], ASK) for i, end in ends.items()
         ]
@@ -60,12 +60,13 @@ class Gang:
             self.said[i][end] = row.clone()
         self.done |= ends
 
-    def copied(self, table):
-        """Move a frame, as a copy on write does."""
+    def moved(self, table):
+        """Move a frame to another place, at once or by way of the swap file."""
         place, new = self.draws.randrange(len(table)), self.free.pop(0)
         old, table[place] = table[place], new
         self.free.append(old)
-        return old, new
+        slot = self.machine.frames + self.draws.randrange(self.machine.slots)
+        return self.draws.choice([[(old, new)], [(old, slot), (slot, new)]])
 
 
 def differing(machine, lengths, seeds):

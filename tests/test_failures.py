@@ -75,7 +75,7 @@ class FailingMachine(ToyMachine):
 
 
 def test_a_failed_tick_stops_the_kernel_and_the_next_one_goes_on(undisturbed):
-    ticks = undisturbed.sim.kernel.scheduler.counters.ticks
+    ticks = undisturbed.sim.kernel.scheduler.mmu.counters.ticks
     for n in range(1, ticks + 1, 3):
         store, world = Mortal(), corpus.town()
         with pytest.raises(Broken):

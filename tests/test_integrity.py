@@ -9,19 +9,19 @@ from tokix.kernel.frames import FRAME
 
 
 def lost_frame(s):
-    s.pool.free.pop()
+    s.mmu.pool.free.pop()
 
 
 def frame_free_twice(s):
-    s.pool.free.append(s.pool.free[0])
+    s.mmu.pool.free.append(s.mmu.pool.free[0])
 
 
 def free_frame_in_use(s):
-    s.pool.free[0] = s.gang[0].ctx.table[0]
+    s.mmu.pool.free[0] = s.gang[0].ctx.table[0]
 
 
 def wrong_reference_count(s):
-    s.pool.uses[s.gang[0].ctx.table[0]] += 1
+    s.mmu.pool.uses[s.gang[0].ctx.table[0]] += 1
 
 
 def frame_of_somebody_else(s):
@@ -29,11 +29,11 @@ def frame_of_somebody_else(s):
 
 
 def frame_too_few(s):
-    s.pool.drop([s.gang[0].ctx.table.pop()])
+    s.mmu.pool.drop([s.gang[0].ctx.table.pop()])
 
 
 def frame_too_many(s):
-    s.gang[0].ctx.table += s.pool.take(1)
+    s.gang[0].ctx.table += s.mmu.pool.take(1)
 
 
 def computed_too_far(s):
@@ -41,19 +41,19 @@ def computed_too_far(s):
 
 
 def stale_view(s):
-    s.gang[0].ctx.view = (*s.gang[0].ctx.table[:-1], s.pool.free[0])
+    s.gang[0].ctx.view = (*s.gang[0].ctx.table[:-1], s.mmu.pool.free[0])
 
 
 def context_not_listed(s):
-    del s.resident[s.gang[0].ctx]
+    del s.mmu.resident[s.gang[0].ctx]
 
 
 def context_without_frames(s):
-    s.resident[Context()] = None
+    s.mmu.resident[Context()] = None
 
 
 def forgotten_limbo(s):
-    s.limbo.append(s.pool.free[0])
+    s.mmu.limbo.append(s.mmu.pool.free[0])
 
 
 def empty_lane(s):
@@ -140,18 +140,18 @@ def test_check_notices_a_free_frame_that_the_tick_in_flight_names(copied):
     rig.think(20, 2)
     rig.run()
     [ctx] = rig.contexts
-    rig.contexts.append(rig.scheduler.fork(ctx))
+    rig.contexts.append(rig.mmu.fork(ctx))
     rig.think(1, 9, ctx=ctx)
     tick = rig.start()
     if copied:
-        rig.scheduler.release(rig.contexts[1])
-        [frame] = rig.scheduler.limbo
+        rig.mmu.release(rig.contexts[1])
+        [frame] = rig.mmu.limbo
         assert tick.copies[0][0] == frame
-        rig.scheduler.limbo.clear()
+        rig.mmu.limbo.clear()
     else:
         ctx.flying = False
         [frame] = ctx.table[1:]
-        rig.scheduler.trim(ctx, FRAME)
-    rig.scheduler.pool.drop([frame] if copied else [])
+        rig.mmu.trim(ctx, FRAME)
+    rig.mmu.pool.drop([frame] if copied else [])
     with pytest.raises(KernelBug, match="in flight"):
         rig.scheduler.check()

@@ -8,9 +8,10 @@ import pytest
 from tokix.kernel import life, pager, recovery, streams
 from tokix.kernel import process as processes
 from tokix.kernel.calls import compute, device, memory, rights
+from tokix.kernel.frames import FramePool
 from tokix.kernel.kernel import Kernel
+from tokix.kernel.mmu import Mmu
 from tokix.kernel.policy import RR
-from tokix.kernel.scheduler import Scheduler
 from tokix.sim import Simulation
 from torture import broken, run
 
@@ -52,15 +53,15 @@ def outbox(recover):
 def copy_on_write(grow):
     """Write into a frame that somebody else uses."""
 
-    def wrong(scheduler, ctx, start, end):
-        uses = scheduler.pool.uses
+    def wrong(mmu, ctx, start, end):
+        uses = mmu.pool.uses
         first = ctx.table[start // 16] if start // 16 < len(ctx.table) else None
-        if first is None or uses[first] < 2:
-            return grow(scheduler, ctx, start, end)
-        uses[first], shared = 1, uses[first]
-        copies = grow(scheduler, ctx, start, end)
-        uses[first] = shared
-        return copies
+        shared = first is not None and uses[first] > 1
+        if shared:
+            uses[first] -= 1
+        grow(mmu, ctx, start, end)
+        if shared:
+            uses[first] += 1
 
     return wrong
 
@@ -105,7 +106,17 @@ def lineage(descend):
 
 def flying_frames(let_go):
     """Free the frames of a tick in flight."""
-    return lambda scheduler, ctx, frames: scheduler.pool.drop(frames)
+    return lambda mmu, ctx, frames: mmu.pool.drop(reversed(frames))
+
+
+def exact_prefix(find):
+    """Take a frame with the same tokens for the same, whatever is in front of it."""
+    return lambda pool, parent, tokens: next((b for b in pool.index.values() if b.tokens == tuple(tokens)), None)
+
+
+def moved_frames(charge):
+    """Forget to tell the machine what moves to and from the swap file."""
+    return lambda mmu, rows: [move for move in charge(mmu, rows) if max(move) < mmu.pool.total]
 
 
 def partial_tokens(save):
@@ -179,12 +190,14 @@ MUTANTS = [
     pytest.param(recovery, "_replay", order, SEVERAL, id="order"),
     pytest.param(Simulation, "step", output_commit, {}, id="output commit"),
     pytest.param(streams, "recover", outbox, {}, id="outbox"),
-    pytest.param(Scheduler, "grow", copy_on_write, {}, id="copy on write"),
+    pytest.param(Mmu, "grow", copy_on_write, {}, id="copy on write"),
     pytest.param(compute, "withdraw", atomic_think, {}, id="atomic Think"),
     pytest.param(device, "call", unsafe_effects, {}, id="unsafe effects"),
     pytest.param(recovery, "replay", two_passes, SEVERAL, id="two passes"),
     pytest.param(processes, "descend", lineage, {}, id="lineage"),
-    pytest.param(Scheduler, "let_go", flying_frames, SMALL, id="frames in flight"),
+    pytest.param(Mmu, "let_go", flying_frames, SMALL, id="frames in flight"),
+    pytest.param(FramePool, "find", exact_prefix, SMALL, id="the same behind the same"),
+    pytest.param(Mmu, "charge", moved_frames, SMALL, id="swap"),
     pytest.param(compute, "save", partial_tokens, {}, id="tokens before text"),
     pytest.param(compute, "think", sampling_stream, {}, id="sampling stream"),
     pytest.param(Kernel, "insert", mail_row, SEVERAL, id="durable mail"),

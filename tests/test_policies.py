@@ -107,7 +107,7 @@ def test_nobody_yields_to_nobody():
     rig = Rig(RR(4), lanes=2)
     burst = rig.think(1, 50)
     rig.run()
-    assert rig.scheduler.counters.switches == 0
+    assert rig.mmu.counters.switches == 0
     assert burst.lane == -1
 
 
@@ -383,7 +383,7 @@ def test_no_lane_idles_for_two_ticks_while_somebody_who_fits_waits(policy, frame
 def fits(rig, burst):
     ctx, scheduler = burst.ctx, rig.scheduler
     ahead = min(len(ctx.tokens) + scheduler.policy.quantum, burst.end)
-    return scheduler.need(ctx, ctx.computed, ahead) <= rig.free()
+    return rig.mmu.need(ctx, ctx.computed, ahead) <= rig.free()
 
 
 class Counted(tuple):

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from rig import NAMES, POLICIES, Rig, in_lane
+from tokix.kernel.costs import Costs
 from tokix.kernel.frames import FRAME
 from tokix.kernel.policy import FCFS, RR, Priority
 from tokix.kernel.scheduler import PATIENCE
@@ -19,18 +20,18 @@ def test_more_bursts_than_frames_all_finish_and_say_the_same(policy, lanes):
     rig = Rig(policy(), frames=6, lanes=lanes, prefill=24)
     bursts = [rig.think(1 + 11 * n % 60, 10 + n % 20, nice=n % 3) for n in range(20)]
     assert set(rig.run()) == set(bursts)
-    assert lanes == 1 or rig.scheduler.counters.drops > 0
+    assert lanes == 1 or rig.mmu.counters.drops > 0
     rig.empty()
 
 
 def test_what_lost_its_frames_computes_them_again():
-    rig = Rig(RR(4), frames=4, lanes=1)
+    rig = Rig(RR(4), frames=4, lanes=1, costs=Costs(token=1))
     bursts = [rig.think(33, 20), rig.think(40, 20)]
     while rig.start():
         rig.land()
     assert not any(burst.alive for burst in bursts)
-    assert rig.scheduler.counters.drops >= 4
-    assert rig.scheduler.counters.fed > 33 + 40 + 40
+    assert rig.mmu.counters.drops >= 4
+    assert rig.mmu.counters.fed > 33 + 40 + 40
 
 
 def test_one_burst_can_have_every_frame():
@@ -54,7 +55,7 @@ def test_a_burst_that_needs_nearly_all_frames_is_not_starved(policy, size):
     for _ in range(5):
         rig.tick()
     large = rig.think(size * FRAME - 8, 4)
-    turn = min(length, rig.scheduler.policy.quantum)
+    turn = min(length, rig.turn(20 + length))
     bound = PATIENCE + turn + math.ceil(20 / prefill) + math.ceil(large.end / prefill)
     for waited in count(1):
         smalls = [b for b in smalls if b.alive] + [rig.think(20, length) for b in smalls if not b.alive]
@@ -125,7 +126,7 @@ def test_a_frame_that_both_forks_have_copied_gives_a_lane_when_the_tick_is_done(
     rig = Rig(FCFS(), frames=5, lanes=3)
     rig.think(20, 1)
     rig.run()
-    rig.contexts.append(rig.scheduler.fork(rig.contexts[0]))
+    rig.contexts.append(rig.mmu.fork(rig.contexts[0]))
     forks = [rig.think(1, 10, ctx=ctx) for ctx in rig.contexts]
     waiting = rig.think(17, 4)
     rig.start()
@@ -161,8 +162,8 @@ def test_the_first_of_the_queue_can_have_its_frames_after_stop_and_cont(policy):
 
 @pytest.fixture
 def crowd():
-    """Two that run and two that wait, each with one frame, and two idle contexts with one each."""
-    rig = Rig(Priority(quantum=100), frames=8)
+    """Two that run and two that wait, each with one frame, and two idle contexts with one each, which cost nothing."""
+    rig = Rig(Priority(quantum=100), frames=8, costs=Costs(token=0))
     for _ in range(2):
         rig.think(5, 1)
     rig.run()
@@ -224,22 +225,22 @@ def test_room_takes_no_more_than_it_needs(crowd):
     rig, running, waiting = crowd
     scheduler, burst = rig.scheduler, running[0]
     assert rig.free() == 2
-    assert scheduler.room(burst, 6, 3 * FRAME)
-    assert scheduler.counters.drops == 0
-    assert scheduler.room(burst, 6, 5 * FRAME)
+    assert scheduler.room(burst, 2)
+    assert scheduler.mmu.counters.drops == 0
+    assert scheduler.room(burst, 4)
     assert [bool(ctx.table) for ctx in rig.contexts[:2]] == [False, False]
-    assert scheduler.room(burst, 6, 6 * FRAME)
+    assert scheduler.room(burst, 5)
     assert [bool(b.ctx.table) for b in waiting] == [False, True]
-    assert scheduler.room(burst, 6, 8 * FRAME)
+    assert scheduler.room(burst, 7)
     assert not running[1].ctx.table
     assert in_lane(*running) == [True, False]
     assert running[1].ticket >= 0
-    assert scheduler.counters.drops == 5
+    assert scheduler.mmu.counters.drops == 5
 
 
 def test_nobody_loses_frames_to_a_burst_that_comes_after(crowd):
     rig, running, _ = crowd
-    assert not rig.scheduler.room(running[1], 6, 8 * FRAME)
+    assert not rig.scheduler.room(running[1], 7)
     assert running[0].ctx.table
     assert running[0].lane >= 0
     rig.run()
@@ -252,7 +253,7 @@ def test_nobody_loses_frames_in_vain():
     assert rig.free() == 2
     rig.tick()  # the next chunk of the large one takes four frames, and the last one has one
     assert in_lane(first, second, large, last) == [True, True, False, True]
-    assert rig.scheduler.counters.drops == 0
+    assert rig.mmu.counters.drops == 0
     assert last.generated == 2
     rig.run()
 

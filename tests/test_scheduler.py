@@ -224,12 +224,12 @@ def test_a_switch_is_counted_only_if_the_lane_changes_hands():
     rig.think(1, 12, nice=-20)
     rig.think(1, 4)
     rig.run()
-    assert rig.scheduler.counters.switches == 0
+    assert rig.mmu.counters.switches == 0
     rig = Rig(RR(4), lanes=1)
     rig.think(1, 12)
     rig.think(1, 8)
     rig.run()
-    assert rig.scheduler.counters.switches == 3
+    assert rig.mmu.counters.switches == 3
 
 
 def test_the_counters_agree_with_the_ticks():
@@ -240,7 +240,7 @@ def test_the_counters_agree_with_the_ticks():
     while tick := rig.start():
         ticks.append(tick)
         rig.land()
-    counters = rig.scheduler.counters
+    counters = rig.mmu.counters
     assert counters.ticks == len(ticks)
     assert counters.rows == sum(len(tick.rows) for tick in ticks)
     assert counters.fed == sum(sum(fed(tick)) for tick in ticks)

@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rig import POLICIES, Rig
+from tokix.kernel.costs import Costs
 from tokix.kernel.frames import FRAME
+
+#: To compute is dear, to compute costs nothing, both depend.
+COSTS = [Costs(), Costs(token=0), Costs(token=30, frame=200)]
+
+#: What many contexts begin with.
+COMMON = "You are one of many, and you have all been told the same. " * 5
 
 
 class RandomSchedule(RuleBasedStateMachine):
@@ -17,9 +24,11 @@ class RandomSchedule(RuleBasedStateMachine):
         lanes=st.integers(1, 4),
         prefill=st.sampled_from([3, 16, 64]),
         ends=st.booleans(),
+        slots=st.sampled_from([0, 3, 20]),
+        costs=st.sampled_from(COSTS),
     )
-    def boot(self, policy, frames, lanes, prefill, ends):
-        self.rig = Rig(policy(), frames=frames, lanes=lanes, prefill=prefill, ends=ends)
+    def boot(self, policy, frames, lanes, prefill, ends, slots, costs):
+        self.rig = Rig(policy(), frames=frames, lanes=lanes, prefill=prefill, ends=ends, slots=slots, costs=costs)
         self.scheduler, self.capacity = self.rig.scheduler, frames * FRAME
         self.live, self.asleep = [], []
 
@@ -42,8 +51,9 @@ class RandomSchedule(RuleBasedStateMachine):
         nice=st.sampled_from([0, 0, -20, 19, 3]),
         owner=st.integers(0, 3),
         watched=st.booleans(),
+        alike=st.booleans(),
     )
-    def think(self, old, prompt, tokens, nice, owner, watched):
+    def think(self, old, prompt, tokens, nice, owner, watched, alike):
         idle = self.idle()
         ctx = idle[old % len(idle)] if old is not None and idle else None
         room = self.capacity - (len(ctx.tokens) if ctx else 0)
@@ -51,19 +61,20 @@ class RandomSchedule(RuleBasedStateMachine):
             prompt = min(prompt, room - 1)
             tokens = min(tokens, room - prompt)
             owner = owner if owner not in {b.owner for b in self.live + self.asleep} else None
-            self.live.append(self.rig.think(prompt, tokens, ctx=ctx, nice=nice, owner=owner, watched=watched))
+            said = COMMON[:prompt] if alike else prompt
+            self.live.append(self.rig.think(said, tokens, ctx=ctx, nice=nice, owner=owner, watched=watched))
 
     @precondition(lambda self: self.idle() and len(self.rig.contexts) < 12)
     @rule(pick=st.integers(0, 11))
     def fork(self, pick):
         idle = self.idle()
-        self.rig.contexts.append(self.scheduler.fork(idle[pick % len(idle)]))
+        self.rig.contexts.append(self.scheduler.mmu.fork(idle[pick % len(idle)]))
 
     @precondition(lambda self: self.idle())
     @rule(pick=st.integers(0, 11))
     def release(self, pick):
         idle = self.idle()
-        self.scheduler.release(idle[pick % len(idle)])
+        self.scheduler.mmu.release(idle[pick % len(idle)])
 
     @precondition(lambda self: self.live + self.asleep)
     @rule(pick=st.integers(0, 7))

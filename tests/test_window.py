@@ -175,9 +175,9 @@ def test_what_is_behind_a_cut_is_computed_again_and_what_is_before_it_is_not():
 
     sim, fed = boot(main, prefill=1000, machine=small()), []
     while True:
-        before = sim.kernel.scheduler.counters.fed
+        before = sim.kernel.scheduler.mmu.counters.fed
         sim.step()
-        fed.append(sim.kernel.scheduler.counters.fed - before)
+        fed.append(sim.kernel.scheduler.mmu.counters.fed - before)
         if not sim.wait():
             break
     clean(sim)

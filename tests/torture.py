@@ -116,10 +116,10 @@ class Life:
             left = [t for t in kernel.timers if kernel.due(*t[2:])] if name == "timers" else getattr(kernel, name)
             assert not left, f"{name} leaks: {left}"
         scheduler = kernel.scheduler
-        assert not scheduler.resident, "frames leak"
+        assert not scheduler.mmu.resident, "frames leak"
         assert not scheduler.waiting
         assert not scheduler.gang
-        assert len(scheduler.pool.free) == scheduler.pool.total
+        assert scheduler.mmu.pool.available == scheduler.mmu.pool.total
         assert set(kernel.streams) <= {"tty:in", "tty:out"}
         for table in ("process", "journal", "started", "partial", "message", "signal", "chunk"):
             assert not rows[table], f"{table} leaks: {rows[table][:3]}"

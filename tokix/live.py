@@ -115,10 +115,10 @@ class LiveView:
         beats = self._trace.beats[-20:]
         seconds = sum(beat.ended - beat.began for beat in beats) or 1.0
         sampled = sum(run.sampled for beat in beats for run in beat.runs)
-        pool = system.kernel.scheduler.pool
+        pool = system.kernel.scheduler.mmu.pool
         return Text(
             f"tick {system.kernel.scheduler.clock}   {len(beats) / seconds:.1f} ticks/s   "
-            f"{sampled / seconds:.0f} tokens/s   frames {pool.total - len(pool.free)} of {pool.total} used",
+            f"{sampled / seconds:.0f} tokens/s   frames {pool.total - pool.available} of {pool.total} used",
             "bold",
         )
 

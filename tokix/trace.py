@@ -111,7 +111,7 @@ class Trace:
             self._open = Beat(scheduler.clock, now, now, runs, waiting)
             self._count(self._open)
         self.lanes = scheduler.lanes
-        counters = scheduler.counters
+        counters = scheduler.mmu.counters
         self.switches, self.drops, self.copies = counters.switches, counters.drops, counters.copies
 
     def _seen(self, kernel: Kernel) -> Iterable[Burst]:

@@ -16,6 +16,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from tokix.kernel.arch.grammar import Grammars
+from tokix.kernel.costs import Costs
 from tokix.kernel.frames import FRAME
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ class ToyMachine:
     name = "toy"
     stops = frozenset({END})
 
-    def __init__(self, frames: int = 256, window: int = 2048, *, ends: bool = True) -> None:
+    def __init__(
+        self, frames: int = 256, window: int = 2048, *, slots: int = 256, costs: Costs | None = None, ends: bool = True
+    ) -> None:
         """Without `ends` the machine never ends by itself: every burst has its max_tokens."""
-        self.frames, self.window = frames, window
+        self.frames, self.slots, self.window = frames, slots, window
+        self.costs = costs or Costs()
         self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
         self.grammars = Grammars([bytes([token]) if token < 256 else b"" for token in range(END + 1)], END, self.encode)
-        self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames)]  # no slot is like this
+        self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames + slots)]  # nothing is like this
 
     # ---- vocabulary
 

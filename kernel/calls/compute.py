@@ -90,7 +90,7 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     before = [t for _, tokens in sorted(k.partials.get(b.key, {}).items()) for t in tokens] if again else []
     ctx.tokens += before
     if ctx.computed >= len(ctx.tokens):  # at least one token has to be fed to get the next
-        k.scheduler.trim(ctx, len(ctx.tokens) - 1)
+        k.scheduler.mmu.trim(ctx, len(ctx.tokens) - 1)
     stream = f"={c.seed}" if c.seed is not None else f"{k.seed}:{b.key}"
     text = Text(c.stop)
     b.burst = Burst(
@@ -197,10 +197,10 @@ def finish(k: Kernel, b: Branch, burst: Burst, ended: bool) -> None:
     assert plan
     unreserve(b.proc, plan, burst)
     if call.messages is None:
-        k.scheduler.trim(ctx, min(ctx.computed, burst.prompt + len(tokens)))
+        k.scheduler.mmu.trim(ctx, min(ctx.computed, burst.prompt + len(tokens)))
         del ctx.tokens[burst.prompt :]
     else:
-        k.scheduler.release(ctx)
+        k.scheduler.mmu.release(ctx)
     settle(k, b, ctx, call, plan, reply)
     k.reply(b, reply)
 
@@ -252,7 +252,7 @@ def withdraw(k: Kernel, b: Branch) -> None:
         k.scheduler.withdraw(burst)
         pager.restore(k, burst.ctx)
         if b.call.messages is not None:
-            k.scheduler.release(burst.ctx)
+            k.scheduler.mmu.release(burst.ctx)
 
 
 HANDLERS = {Think: think, Count: count}

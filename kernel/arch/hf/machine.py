@@ -20,6 +20,7 @@ from functools import partial
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 # Before torch is loaded. Threads that spin while they wait cost much more than they gain where cores are shared.
@@ -35,16 +36,18 @@ from tokix.kernel.arch.hf.native import Kernel, Missing
 from tokix.kernel.arch.hf.paged import NativeBatch, kernel_for
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
+from tokix.kernel.arch.hf.swap import SwapFile, folder
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
 from tokix.kernel.arch.hf.weights import halved
+from tokix.kernel.costs import Costs
 from tokix.kernel.events import Row, Tick
 from tokix.kernel.frames import FRAME, frames_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Bytes of memory for frames, if nobody says how many frames there are.
-MEMORY = 1 << 30
+#: Bytes of memory for frames, and of the swap file, if nobody says how many frames there are.
+MEMORY = SWAP = 1 << 30
 #: What the weights of linear maps are kept in; all else is in fp32.
 Weights = Literal["fp16", "fp32"]
 #: Makes the batch of a tick.
@@ -53,6 +56,8 @@ Pack = Callable[[Pool, "Sequence[Row]"], Packed]
 Forward = Callable[[Any, Tensor], Tensor]
 #: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
 PROBE, TOLERANCE = 24, 1e-3
+#: Tokens of the prompt that costs are measured with.
+MEASURED = 32
 
 
 class TorchMachine(HFVocabulary):
@@ -65,15 +70,17 @@ class TorchMachine(HFVocabulary):
         name: str,
         *,
         frames: int | None = None,
+        slots: int | None = None,
         window: int | None = None,
         threads: int | None = None,
         weights: Weights = "fp32",
     ) -> None:
         """Take over a model of transformers, in fp32, with its tokenizer.
 
-        `window` (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default;
-        `threads` is the number of cores. With the weights in fp16 it is faster, and is kept in fp32 where it would
-        answer something else then. Raises ModelError for a model that cannot be run on frames.
+        `window` (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and
+        so is `slots`, what the swap file has room for, with 0 for none; `threads` is the number of cores. With the
+        weights in fp16 it is faster, and is kept in fp32 where it would answer something else then. Raises ModelError
+        for a model that cannot be run on frames.
         """
         self._model = model.eval()
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -87,6 +94,7 @@ class TorchMachine(HFVocabulary):
             shapes = layers.shapes
             size = 4 * record(shapes)
             self.frames = frames or max(MEMORY // size, 8)
+            self.slots = SWAP // size if slots is None else slots
             #: Why attention is done in torch; nothing if it is done by the kernel in C.
             self.slow = ""
             self._pack: Pack = Batch
@@ -115,6 +123,50 @@ class TorchMachine(HFVocabulary):
             if not (self.rounding or probe.same_in_company(self._forward)):
                 self.rounding = "its layers compute other things for a token beside others"
             self._pool = Pool(self.frames, shapes, model.device, for_kernel=not self.slow)
+            #: Why there is no swap file; nothing if there is one, or none was wanted.
+            self.no_swap = ""
+            self._swap = self._swap_file(record(shapes)) if self.slots else None
+            self.costs = self._measured()
+
+    def _swap_file(self, numbers: int) -> SwapFile | None:
+        try:
+            return SwapFile(self.slots, numbers)
+        except OSError as error:
+            self.slots, self.no_swap = 0, f"{error.strerror} in {folder()}"
+            return None
+
+    def _measured(self) -> Costs:
+        """Measure what the work costs, on frames that nobody has yet."""
+        count = frames_for(MEASURED + 1)
+        if count > self.frames:
+            return Costs()
+        table = tuple(range(count))
+        tokens = _tokens(self._model, MEASURED + 1)
+        many = _fastest(lambda: self.logits(Tick(0, [Row(table, 0, tokens[:MEASURED], None)], [])))
+        one = _fastest(lambda: self.logits(Tick(0, [Row(table, MEASURED, tokens[MEASURED:], None)], [])))
+        return Costs(
+            one, max(many - one, 0.0) / (MEASURED - 1), self._swapped(min(self.frames, self.slots, 2 * MEASURED))
+        )
+
+    def _swapped(self, count: int) -> float:
+        """Measure what it takes to move a frame out or in, with several: one alone would lie in a cache."""
+        start = perf_counter()
+        for frame in range(count):
+            self._move(frame, self.frames + frame)
+        for frame in range(count):
+            self._move(self.frames + frame, frame)
+        return (perf_counter() - start) * 1e6 / (2 * count) if count else 0.0
+
+    def _move(self, source: int, target: int) -> None:
+        """Copy a frame from place to place: places behind the frames are slots of the swap file."""
+        if source < self.frames and target < self.frames:
+            self._pool.copy(source, target)
+            return
+        assert self._swap
+        if target >= self.frames:
+            self._swap.write(target - self.frames, self._pool.memory[source])
+        else:
+            self._swap.read(source - self.frames, self._pool.memory[target])
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick; gives a token per row, None where the row does not sample."""
@@ -129,7 +181,7 @@ class TorchMachine(HFVocabulary):
     def logits(self, tick: Tick) -> Tensor:
         """Run one tick as far as its logits, [rows that sample, vocabulary]; of the last row if none does."""
         for source, target in tick.copies:
-            self._pool.copy(source, target)
+            self._move(source, target)
         last, at = [], -1
         for row in tick.rows:
             at += len(row.feed)
@@ -145,6 +197,8 @@ class TorchMachine(HFVocabulary):
             yield f"its weights stay in fp32, which is slower: {self.whole}"
         if self.slow:
             yield f"attention is done in torch, which is slower: {self.slow}"
+        if self.no_swap:
+            yield f"what loses its frames is computed again, for there is no swap file: {self.no_swap}"
         if self.rounding:
             yield f"answers depend by rounding on what else runs: {self.rounding}"
 
@@ -187,6 +241,16 @@ def run_padded(forward: Forward, batch: Packed, rows: list[int]) -> Tensor:
     """Give the logits [rows, vocabulary] of some tokens of a batch."""
     padded = rows + rows[-1:] * (-len(rows) % batch.align)  # the last product is one like the others
     return forward(batch, torch.tensor(padded, device=batch.ids.device))[: len(rows)]
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Give the microseconds that some work takes when nothing is in its way."""
+    times = []
+    for _ in range(3):
+        start = perf_counter()
+        work()
+        times.append(perf_counter() - start)
+    return min(times) * 1e6
 
 
 def _as_it_is(model: Any, batch: Packed, rows: Tensor) -> Tensor:
