@@ -22,6 +22,7 @@ from typing import Any
 
 from peers.venvs import SCRATCH, run_peer
 
+from tokix.kernel.costs import Costs
 from tokix.kernel.events import Answer, Invoke, TickDone
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
@@ -38,7 +39,8 @@ class Still:
     stops: frozenset[int] = frozenset()
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
-        self.frames, self.window = frames, window
+        self.frames, self.slots, self.window = frames, 0, window
+        self.costs = Costs()
 
     def preamble(self) -> list[int]:
         return []

@@ -44,6 +44,7 @@ from tokix.kernel.events import (
     TickDone,
     Trap,
 )
+from tokix.kernel.family import Usage
 from tokix.kernel.frames import FRAME, FramePool
 from tokix.kernel.mmu import Mmu
 from tokix.kernel.outcome import BLOCKED, Encoded
@@ -106,6 +107,8 @@ class Kernel:
         mmu = Mmu(FramePool(machine.frames, machine.slots), machine.costs)
         self.scheduler = Scheduler(mmu, policy, lanes, prefill, machine.stops)
         self.procs: dict[int, Process] = {}
+        #: How long bursts are, by program: a policy may want to guess.
+        self.usage: dict[str, Usage] = {}
         self.streams: dict[str, streams.Stream] = {}
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
         self.timers: list[tuple[float, int, Branch | Process, str]] = []

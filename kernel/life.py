@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import pager, recovery, streams
 from tokix.kernel.events import Hangup
+from tokix.kernel.family import Family, Group
 from tokix.kernel.process import Branch, Entry, Process, State, descend
 from tokix.syscalls import (
     EAGAIN,
@@ -65,6 +66,7 @@ def create(
         limits=limits or Limits(),
         fds=fds,
         born=k.now,
+        family=family(parent, pid),
         image=image,
         windows=[(0, k.capacity)],
         window=k.capacity,
@@ -81,6 +83,13 @@ def create(
     if k.probes:
         k.probe("create", pid, program)
     return process
+
+
+def family(parent: Process | None, pid: int) -> Family:
+    """Give the family of a child: its parent's, or a new one in the group of a client or of init."""
+    if parent and not parent.foreign and parent.pid != INIT:
+        return parent.family
+    return Family(pid, parent.family.group if parent else Group(pid))
 
 
 def watch_time(k: Kernel, process: Process) -> None:

@@ -1,10 +1,15 @@
-"""Scheduling policies: who gets a lane next. Mechanism is the scheduler's; a policy only orders.
+"""Scheduling policies: who gets a lane next. Mechanism is the scheduler's; a policy only orders, and keeps accounts.
 
 `key` orders the bursts that wait; it is computed when a burst is queued and does not change while it waits, so that
-the queue is a heap changed by events. Ageing fits in, because waiting lowers all keys alike: with nice n, one step of
-nice for every AGE ticks of waiting, and the clock now, n − (now − since) / AGE orders like n · AGE + since.
+the queue is a heap changed by events. What it needs of a changing world `ready` notes on the burst, at the beginning of
+every turn. Ageing fits in, because waiting lowers all keys alike: with level n, one level for every AGE ticks of
+waiting, and the clock now, n − (now − since) / AGE orders like n · AGE + since.
 
-`rank` says when an arrival takes a lane from a burst that runs: only if its rank is strictly lower.
+`beats` says when an arrival takes a lane from a burst that runs: with most policies only if its rank is strictly lower.
+
+A turn is paid in advance, when a burst gets a lane (`charge` with what it is likely to cost), and the difference when
+it leaves: so several lanes that are free at the same time do not all go to the same one. Cost is counted in tokens fed
+and in context read, in units of one token, and never in seconds: a schedule can be repeated.
 """
 
 from __future__ import annotations
@@ -12,28 +17,55 @@ from __future__ import annotations
 from sys import maxsize
 from typing import TYPE_CHECKING, ClassVar
 
+from tokix.kernel.family import DEARNESS
+
 if TYPE_CHECKING:
+    from tokix.kernel.family import Group
     from tokix.kernel.scheduler import Burst
 
 DEFAULT_QUANTUM = 16
+#: Context that costs as much to read as a token to feed, and prompt that costs as much as a token to sample: from the
+#: ticks of a model of 135 million parameters on two cores (docs/log.md).
+READ, PROMPT = 256, 4
+#: Levels by which who is read along goes before others.
+EAGER = 8
 
 
 class Policy:
-    """The interface, and the simplest policy: first come, first served, each to its end."""
+    """The interface, and the simplest policy: first come, first served, each to its end.
+
+    The longest wait: all that came before, each to its end.
+    """
 
     name: ClassVar[str] = "FCFS"
     #: Tokens that a burst may sample before it yields its lane to an equal that waits.
     quantum: int = maxsize
     #: An owner that thinks again at once has the lane for the rest of its quantum, instead of a place in the queue.
     keeps_lane: ClassVar[bool] = False
+    #: The group with the smallest `share` is next, and `key` orders inside of a group.
+    shares: ClassVar[bool] = False
 
-    def key(self, burst: Burst) -> tuple[int, int]:
+    def ready(self, burst: Burst, now: int) -> None:
+        """Note what `key` needs: a burst begins to wait for its next turn, or has a lane without waiting."""
+
+    def key(self, burst: Burst) -> tuple[int, ...]:
         """Order the bursts that wait; the smallest runs first."""
         return (burst.arrival, 0)
 
     def rank(self, burst: Burst, now: int) -> int:
-        """Give the class of a burst at tick `now`; a lower one preempts."""
+        """Give the class of a burst at tick `now`."""
         return 0
+
+    def beats(self, burst: Burst, other: Burst) -> bool:
+        """Say whether a burst that has just arrived takes the lane of one that runs."""
+        return self.rank(burst, burst.since) < other.rank
+
+    def share(self, group: Group) -> float:
+        """Order the groups; it changes only with `ready` and `charge` of a burst of that group."""
+        return 0.0
+
+    def charge(self, burst: Burst, cost: float) -> None:
+        """A burst in a lane costs so many tokens; less than nothing is given back."""
 
 
 class FCFS(Policy):
@@ -41,7 +73,10 @@ class FCFS(Policy):
 
 
 class RR(Policy):
-    """Round robin: a burst that has used its quantum goes to the end of the queue."""
+    """Round robin: a burst that has used its quantum goes to the end of the queue.
+
+    The longest wait: a turn of each other burst.
+    """
 
     name = "RR"
     keeps_lane = True
@@ -49,7 +84,7 @@ class RR(Policy):
     def __init__(self, quantum: int = DEFAULT_QUANTUM) -> None:
         self.quantum = quantum
 
-    def key(self, burst: Burst) -> tuple[int, int]:
+    def key(self, burst: Burst) -> tuple[int, ...]:
         return (burst.turn, 0)
 
 
@@ -66,11 +101,163 @@ class Priority(RR):
         super().__init__(quantum)
         self.age = age
 
-    def key(self, burst: Burst) -> tuple[int, int]:
+    def key(self, burst: Burst) -> tuple[int, ...]:
         return (burst.nice * self.age + burst.since, burst.turn)
 
     def rank(self, burst: Burst, now: int) -> int:
         return burst.nice - (now - burst.since) // self.age
 
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (FCFS, RR, Priority)}
+class SJF(Policy):
+    """Shortest job first, each to its end; an arrival takes the lane of a burst that has more than twice as much left.
+
+    A burst is as long as the others of its program were, at most its `max_tokens`; when it has been longer than that,
+    it is expected to go on for as long again. The longest wait: `patience` ticks for each of the tokens it is expected
+    to have, then it goes before all newcomers and none takes its lane.
+    """
+
+    name = "SJF"
+
+    def __init__(self, patience: int = 8) -> None:
+        self.patience = patience
+
+    def ready(self, burst: Burst, now: int) -> None:
+        usual, most = burst.usage, burst.end - burst.prompt
+        mean = most if not usual.bursts else min(most, -(-usual.tokens // usual.bursts))
+        burst.level = mean + burst.head // PROMPT
+
+    def left(self, burst: Burst) -> int:
+        """Give the tokens that are expected to come."""
+        said = burst.generated
+        return min(burst.level - said if said < burst.level else said, burst.end - burst.prompt + burst.head // PROMPT)
+
+    def key(self, burst: Burst) -> tuple[int, ...]:
+        return (self.patience * self.left(burst) + burst.since, burst.turn)
+
+    def beats(self, burst: Burst, other: Burst) -> bool:
+        waited = other.seated - other.since
+        return self.patience * 2 * self.left(burst) < self.patience * self.left(other) - waited
+
+
+class MLFQ(Priority):
+    """Feedback: a burst sinks a level whenever its service has doubled, and who waits rises one every `age` ticks.
+
+    A long prompt counts as service in advance, so that it joins further down (skip-join, FastServe, 2305.05920). The
+    longest wait: `age` ticks for each level, and a burst of n quanta sinks by as many levels as n has binary digits.
+    """
+
+    name = "MLFQ"
+
+    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 64) -> None:
+        super().__init__(quantum, age)
+
+    def ready(self, burst: Burst, now: int) -> None:
+        burst.level = self.level(burst.generated + burst.head // PROMPT)
+
+    def level(self, service: float) -> int:
+        """Give the level of somebody who has had so much service, in tokens."""
+        return int(service / self.quantum).bit_length()
+
+    def key(self, burst: Burst) -> tuple[int, ...]:
+        return (burst.level * self.age + burst.since, burst.turn)
+
+    def rank(self, burst: Burst, now: int) -> int:
+        return burst.level - (now - burst.since) // self.age
+
+
+class LAS(MLFQ):
+    """Least attained service of a family: levels as with MLFQ, by what all its bursts have cost (PLAS, 2502.13965).
+
+    Inside a level the family that came first goes on, so that few are under way, and their frames stay. Nice makes
+    service dearer or cheaper. The longest wait: as with MLFQ, where the digits are those of the family's service.
+    """
+
+    name = "LAS"
+
+    def ready(self, burst: Burst, now: int) -> None:
+        burst.level = self.level(burst.family.served)
+
+    def key(self, burst: Burst) -> tuple[int, ...]:
+        return (burst.level + burst.since // self.age, burst.family.number, burst.turn)
+
+    def rank(self, burst: Burst, now: int) -> int:
+        return burst.level + burst.since // self.age - now // self.age
+
+    def charge(self, burst: Burst, cost: float) -> None:
+        burst.family.served += cost * DEARNESS[burst.nice]
+
+
+class FAIR(RR):
+    """Equal shares for the groups that want them, round robin inside of each: start-time fair queueing (Goyal, 1996).
+
+    What a group has had is counted up from what the least served had when it came, so that nobody saves up. Nice makes
+    service dearer or cheaper: groups with nice 0 and 5 share 3 : 1. The longest wait: a turn of each other burst of the
+    group, for each of which every other group gets as much service.
+    """
+
+    name = "FAIR"
+    shares = True
+
+    def __init__(self, quantum: int = DEFAULT_QUANTUM) -> None:
+        super().__init__(quantum)
+        #: What the best served had when its turn began: who comes starts there.
+        self.now = 0.0
+
+    def ready(self, burst: Burst, now: int) -> None:
+        group = burst.family.group
+        group.served = max(group.served, self.now) if group.clock is self else self.now
+        group.clock = self
+
+    def share(self, group: Group) -> float:
+        return group.served
+
+    def charge(self, burst: Burst, cost: float) -> None:
+        self.now = max(self.now, burst.start)
+        burst.family.group.served += cost * DEARNESS[burst.nice]
+
+
+class Mixed(FAIR):
+    """FAIR among groups, LAS among the families of a group; who is read along while it thinks goes first in its group.
+
+    An arrival takes a lane only from its own group, or from one that has had more. The longest wait: a group's as with
+    FAIR; inside of it a burst gains a level every `age` ticks, on EAGER levels and those of its family's service.
+    """
+
+    name = "MIXED"
+
+    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 64) -> None:
+        super().__init__(quantum)
+        self.families = LAS(quantum, age)
+
+    def ready(self, burst: Burst, now: int) -> None:
+        super().ready(burst, now)
+        self.families.ready(burst, now)
+        if burst.read:
+            burst.level = -EAGER
+
+    def key(self, burst: Burst) -> tuple[int, ...]:
+        return self.families.key(burst)
+
+    def rank(self, burst: Burst, now: int) -> int:
+        return self.families.rank(burst, now)
+
+    def beats(self, burst: Burst, other: Burst) -> bool:
+        mine, other_group = burst.family.group, other.family.group
+        return super().beats(burst, other) and (mine is other_group or mine.served <= other_group.served)
+
+    def charge(self, burst: Burst, cost: float) -> None:
+        super().charge(burst, cost)
+        self.families.charge(burst, cost)
+
+
+POLICIES: dict[str, type[Policy]] = {p.name: p for p in (FCFS, RR, Priority, SJF, MLFQ, LAS, FAIR, Mixed)}
+
+
+def named(name: str, quantum: int | None = None) -> Policy:
+    """Make a policy; raises ValueError for a quantum where there are no turns."""
+    policy = POLICIES[name]
+    if issubclass(policy, RR):
+        return policy(quantum or DEFAULT_QUANTUM)
+    if quantum is not None:
+        raise ValueError(f"with {name} there are no turns, and a quantum has no meaning")
+    return policy()

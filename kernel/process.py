@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
+from tokix.kernel.family import Family
 from tokix.kernel.scheduler import Burst
 from tokix.syscalls import ExitStatus, Limits
 from tokix.syscalls.base import to_json
@@ -125,6 +126,8 @@ class Process:
     #: Stream names by descriptor.
     fds: Mapping[int, str]
     born: float
+    #: Who pays for its bursts.
+    family: Family = field(default_factory=Family)
     epoch: int = 0
     #: The context at the last `Exec`, and the tokens charged until then.
     image: str = ""

@@ -250,8 +250,10 @@ def _process(row: dict[str, Any]) -> Process:
 
 
 def _join(k: Kernel, process: Process) -> None:
-    """Tie a loaded process to its parent, its timer and its root branch."""
-    if parent := k.procs.get(process.ppid):
+    """Tie a loaded process to its parent, its family, its timer and its root branch. Parents come first."""
+    parent = k.procs.get(process.ppid)
+    process.family = life.family(parent, process.pid)
+    if parent:
         parent.children = parent.children or {}
         parent.children[process.pid] = None
     if process.status:

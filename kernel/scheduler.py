@@ -13,7 +13,6 @@ turn of a lane lasts a whole quantum of sampled tokens, and `key` decides whose 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,9 +21,11 @@ from typing import Any
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.events import Row, Sampling, Tick
+from tokix.kernel.family import Family, Usage
 from tokix.kernel.frames import FRAME
 from tokix.kernel.mmu import Mmu
-from tokix.kernel.policy import Policy
+from tokix.kernel.policy import READ, Policy
+from tokix.kernel.queue import Queue
 
 #: Ticks for which others may pass a burst that waits for frames.
 PATIENCE = 64
@@ -50,6 +51,19 @@ class Burst:
     end: int
     #: Every token is reported: somebody reads along, or waits for a stop string.
     watched: bool = False
+    #: Its tokens are read while they come.
+    read: bool = False
+    #: Who pays for it, and what other bursts of its program were like.
+    family: Family = field(default_factory=Family)
+    usage: Usage = field(default_factory=Usage)
+    #: Tokens that had to be computed before the first one when it came; what its policy has noted (see `policy`).
+    head: int = 0
+    level: int = 0
+    #: When it got its lane, and what its group had been served then; what this turn was charged, and has cost so far.
+    seated: int = 0
+    start: float = 0.0
+    charged: float = 0.0
+    cost: float = 0.0
     #: When it came, when it last joined the queue, and its place there (see `policy`).
     arrival: int = 0
     since: int = 0
@@ -85,7 +99,7 @@ class Scheduler:
     stops: frozenset[int]
     slots: list[Burst | None] = field(init=False)
     gang: list[Burst] = field(default_factory=list)
-    queue: list[tuple[tuple[int, int], int, Burst]] = field(default_factory=list)
+    queue: Queue = field(init=False)
     waiting: int = 0
     #: The last tick; while it flies, its bursts with the tokens that each feeds.
     tick: Tick | None = None
@@ -101,6 +115,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.slots, self.last = [None] * self.lanes, [None] * self.lanes
+        self.queue = Queue(self.policy)
 
     # ---- bursts come and go
 
@@ -109,12 +124,15 @@ class Scheduler:
         burst.ctx.burst = burst
         burst.arrival = burst.turn = next(self.serial)
         burst.since = self.clock
+        burst.head = len(burst.ctx.tokens) - burst.ctx.computed
+        self.policy.ready(burst, self.clock)
         lane, used = self.vacated.pop(burst.owner, (-1, 0))
         if lane >= 0 and used < self.policy.quantum and self.slots[lane] is None:
             burst.used = used
             self.seat(burst, lane)
         else:
-            self.arrive(burst)
+            self.arrived.append(burst)
+            self.enqueue(burst)
 
     def withdraw(self, burst: Burst) -> None:
         """Take a burst out; its context is as before it began."""
@@ -131,6 +149,8 @@ class Scheduler:
         self.leave(burst)
         burst.alive = False
         burst.ctx.burst = None
+        burst.usage.bursts += 1
+        burst.usage.tokens += burst.generated
 
     def suspend(self, burst: Burst) -> None:
         """Take a burst off its lane or out of the queue. It keeps its tokens, and its frames for a while."""
@@ -143,37 +163,45 @@ class Scheduler:
 
     def renice(self, burst: Burst, nice: int) -> None:
         """Change the priority of a burst, wherever it is."""
-        burst.nice = nice
         if burst.ticket >= 0:
             self.leave(burst)
+            burst.nice = nice
             self.arrive(burst)
-        elif burst.lane >= 0:
+            return
+        if burst.lane >= 0:
+            self.settle(burst)
+        burst.nice = nice
+        if burst.lane >= 0:
+            self.promise(burst)
             burst.rank = self.policy.rank(burst, burst.since)
             self.arrived = self.queued()
             self.dirty = True
 
     def set_policy(self, policy: Policy) -> None:
         """Order everything anew; lanes are kept until the new policy says otherwise."""
-        self.policy = policy
         queued = sorted(self.queued(), key=lambda b: b.turn)
-        self.queue, self.waiting = [], 0
+        for burst in self.gang:
+            self.settle(burst)
+        self.policy, self.queue, self.waiting = policy, Queue(policy), 0
         for burst in queued:
             self.arrive(burst)
         for burst in self.gang:
+            policy.ready(burst, self.clock)
             burst.rank = policy.rank(burst, burst.since)
+            self.promise(burst)
         self.dirty = True
 
     def arrive(self, burst: Burst) -> None:
         """Queue a burst that may take a lane at once."""
+        self.policy.ready(burst, self.clock)
         self.arrived.append(burst)
         self.enqueue(burst)
 
     def queued(self) -> list[Burst]:
-        return [burst for _, ticket, burst in self.queue if burst.ticket == ticket]
+        return [*self.queue]
 
     def enqueue(self, burst: Burst) -> None:
-        burst.ticket = next(self.serial)
-        heapq.heappush(self.queue, (self.policy.key(burst), burst.ticket, burst))
+        self.queue.push(burst, next(self.serial))
         self.waiting += 1
         self.dirty = True
 
@@ -186,6 +214,7 @@ class Scheduler:
             self.slots[burst.lane] = None
             self.gang.remove(burst)
             burst.lane = -1
+            self.settle(burst)
             self.mmu.use(burst.ctx)
         self.mmu.released += 1
         self.dirty = True
@@ -195,10 +224,28 @@ class Scheduler:
         if before and before is not burst and before.alive:
             self.mmu.counters.switches += 1
         burst.lane = burst.home = lane
-        burst.rank = self.policy.rank(burst, self.clock)
+        burst.rank, burst.seated = self.policy.rank(burst, self.clock), self.clock
         self.slots[lane] = burst
         self.gang.append(burst)
+        self.promise(burst)
         self.dirty = True
+
+    # ---- accounts
+
+    def promise(self, burst: Burst) -> None:
+        """Charge what the rest of its turn is likely to cost a burst that has a lane."""
+        group, have, ahead = burst.family.group, len(burst.ctx.tokens), self.policy.quantum - burst.used
+        rows = min(ahead, burst.end - have)
+        burst.start = self.policy.share(group)
+        burst.charged = have - burst.ctx.computed - 1 + rows * (1 + have / READ)
+        self.policy.charge(burst, burst.charged)
+        self.queue.moved(group, next(self.serial))
+
+    def settle(self, burst: Burst) -> None:
+        """Charge the difference between what a turn has cost and what was charged for it."""
+        self.policy.charge(burst, burst.cost - burst.charged)
+        burst.cost = burst.charged = 0.0
+        self.queue.moved(burst.family.group, next(self.serial))
 
     # ---- the tick
 
@@ -273,6 +320,7 @@ class Scheduler:
             ctx.flying = False
             if not burst.alive:
                 continue
+            burst.cost += fed + ctx.computed / READ
             if fed > 1 or (ctx.computed + 1) % FRAME == 0:
                 self.mmu.fed(ctx, fed)
             else:
@@ -297,9 +345,13 @@ class Scheduler:
             if self.waiting and self.too_dear(burst):
                 continue
             burst.used, burst.since, burst.turn = 0, self.clock, next(self.serial)
+            self.settle(burst)
+            self.policy.ready(burst, self.clock)
             burst.rank = self.policy.rank(burst, self.clock)
             if self.waiting:
                 self.requeue(burst)
+            else:
+                self.promise(burst)
         self.fill()
         self.preempt()
         self.gang.sort(key=self.place)
@@ -308,7 +360,7 @@ class Scheduler:
 
     def too_dear(self, burst: Burst) -> bool:
         """Say whether a turn has been too short yet for what the switch at its end costs: it would take frames away."""
-        best, mmu = self.peek(), self.mmu
+        best, mmu = self.queue.peek(), self.mmu
         forced = best and mmu.shortage(best.ctx, min(len(best.ctx.tokens) + self.policy.quantum, best.end)) > 0
         return bool(forced) and burst.used * mmu.costs.tick < WORTH * mmu.price(burst.ctx)
 
@@ -331,24 +383,32 @@ class Scheduler:
             self.enqueue(burst)
 
     def preempt(self) -> None:
-        """Who has come with a strictly better rank than somebody who runs takes that lane.
+        """Who has come and beats the worst of those who run takes that lane.
 
         Only who comes: to have waited long gives a lane at the end of a turn, and cuts none short.
         """
         arrived, self.arrived = self.arrived, []
-        for burst in sorted((b for b in arrived if b.ticket >= 0), key=self.policy.key):
+        for burst in sorted((b for b in arrived if b.ticket >= 0), key=self.order):
             worst = max(self.gang, key=self.place, default=None)
             if len(self.gang) < self.lanes or not worst:
                 return
-            if self.policy.rank(burst, burst.since) < worst.rank and self.fits(burst):
+            if self.policy.beats(burst, worst) and self.fits(burst):
                 lane = worst.lane
                 self.leave(burst)
                 self.requeue(worst)
                 self.seat(burst, lane)
 
-    def place(self, burst: Burst) -> tuple[int, tuple[int, int]]:
+    def order(self, burst: Burst) -> tuple[Any, ...]:
+        """Order all bursts as the queue does, whether they run or wait."""
+        group = burst.family.group
+        if not self.policy.shares:
+            return self.policy.key(burst)
+        share = burst.start if burst.lane >= 0 else self.policy.share(group)
+        return (share, group.number, *self.policy.key(burst))
+
+    def place(self, burst: Burst) -> tuple[int, tuple[Any, ...]]:
         """Order the bursts of the gang: the last is the first to lose its lane or its frames."""
-        return (burst.rank, self.policy.key(burst))
+        return (burst.rank, self.order(burst))
 
     def requeue(self, burst: Burst) -> None:
         """Put a burst from its lane back into the queue; inside of a turn, to the place that it had."""
@@ -361,19 +421,9 @@ class Scheduler:
         self.requeue(burst)
         self.mmu.released = burst.starved  # it keeps its frames: nobody gains by this
 
-    def peek(self) -> Burst | None:
-        while self.queue:
-            _, ticket, burst = self.queue[0]
-            if burst.ticket == ticket:
-                return burst
-            heapq.heappop(self.queue)
-        return None
-
     def pop(self) -> Burst | None:
-        burst = self.peek()
+        burst = self.queue.pop()
         if burst:
-            heapq.heappop(self.queue)
-            burst.ticket = -1
             self.waiting -= 1
         return burst
 
@@ -417,7 +467,7 @@ class Scheduler:
         An idle one keeps its frames for as long as it takes to bring them back: to wait for its return longer than that
         never costs more than twice what the best choice would have cost (as in ski rental: Karlin et al., 1988).
         """
-        mmu, key = self.mmu, self.policy.key
+        mmu, key = self.mmu, self.order
         idle = [c for c in mmu.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
         fresh = [c for c in idle if mmu.spent - c.used < mmu.price(c)]
         yield from [c for c in idle if c not in fresh]
@@ -458,7 +508,7 @@ class Scheduler:
             raise KernelBug("a burst has a lane that is not its own")
         if any(b.ctx.burst is not b for b in self.bursts()):
             raise KernelBug("a burst works on a context that does not know it")
-        if self.waiting != sum(burst.ticket == ticket for _, ticket, burst in self.queue):
+        if self.waiting != len(self.queued()):
             raise KernelBug("the count of waiting bursts is wrong")
 
     def bursts(self) -> Iterable[Burst]:

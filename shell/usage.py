@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 FAILED, WRONG, BROKEN, SIGNALLED = 1, 2, 70, 128
 #: The signals of the kernel, and its policies.
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "INT")
-POLICIES = ("FCFS", "RR", "PRIORITY")
+POLICIES = ("FCFS", "RR", "PRIORITY", "SJF", "MLFQ", "LAS", "FAIR", "MIXED")
 
 
 class Failure(Exception):

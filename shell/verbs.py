@@ -79,8 +79,8 @@ def chosen(found: list[DeviceInfo], names: list[str]) -> Result:
 
 
 async def sched(client: Client, options: Namespace) -> Result:
-    if options.quantum and options.policy in (None, "FCFS"):
-        raise Failure("--quantum needs a policy with turns, RR or PRIORITY", WRONG)
+    if options.quantum and options.policy in (None, "FCFS", "SJF"):
+        raise Failure("--quantum needs a policy with turns, RR or PRIORITY for example", WRONG)
     return Result(table.of_schedule(await client.call(Sched(policy=options.policy, quantum=options.quantum))))
 
 

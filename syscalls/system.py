@@ -38,7 +38,7 @@ class Sched(Syscall[SchedInfo]):
     """
 
     call: Literal["sched"] = "sched"
-    policy: Literal["FCFS", "RR", "PRIORITY"] | None = None
+    policy: Literal["FCFS", "RR", "PRIORITY", "SJF", "MLFQ", "LAS", "FAIR", "MIXED"] | None = None
     #: Tokens in a turn, with a policy that has turns; None is that policy's own.
     quantum: int | None = Field(default=None, ge=1)
 

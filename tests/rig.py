@@ -6,13 +6,16 @@ from itertools import count
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.context import Context
 from tokix.kernel.events import Sampling
+from tokix.kernel.family import Family, Group
 from tokix.kernel.frames import FRAME, FramePool, frames_for
 from tokix.kernel.mmu import Mmu
-from tokix.kernel.policy import FCFS, RR, Priority
+from tokix.kernel.policy import FAIR, FCFS, LAS, MLFQ, RR, SJF, Mixed, Priority
 from tokix.kernel.scheduler import WORTH, Burst, Scheduler
 
-POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2)]
-NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)"]
+POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2), LAS, FAIR, Mixed, lambda: Mixed(3, 2)]
+NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)", "LAS", "FAIR", "MIXED", "MIXED(3, 2)"]
+#: With those that let others pass a long prompt.
+EVERY = [*POLICIES, SJF, lambda: SJF(2), MLFQ]
 
 
 class Rig:
@@ -32,7 +35,7 @@ class Rig:
         self.contexts.append(Context())
         return self.contexts[-1]
 
-    def think(self, prompt, tokens, *, ctx=None, nice=0, owner=None, watched=False):
+    def think(self, prompt, tokens, *, ctx=None, nice=0, owner=None, watched=False, **more):
         """Start a burst of so many tokens after a prompt of so many, in a context of its own if none is given.
 
         The prompt can be given as text, too; else all prompts begin with another token.
@@ -44,6 +47,7 @@ class Rig:
         ctx.tokens += text
         if ctx.computed >= len(ctx.tokens):
             self.mmu.trim(ctx, len(ctx.tokens) - 1)
+        more.setdefault("family", Family(n + 1, Group(n + 1)))
         burst = Burst(
             key=f"burst {n}",
             owner=n if owner is None else owner,
@@ -54,6 +58,7 @@ class Rig:
             prompt=base + prompt,
             end=base + prompt + tokens,
             watched=watched,
+            **more,
         )
         self.scheduler.add(burst)
         return burst

@@ -89,7 +89,7 @@ def miscounted_queue(s):
 
 
 def stale_ticket(s):
-    s.queue[0][2].ticket = -1
+    s.queued()[0].ticket = -1
 
 
 def lost_place(s):

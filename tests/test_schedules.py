@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rig import POLICIES, Rig
+from rig import EVERY, Rig
 from tokix.kernel.costs import Costs
 from tokix.kernel.frames import FRAME
 
@@ -19,7 +19,7 @@ class RandomSchedule(RuleBasedStateMachine):
     """Whatever happens in whatever order: the tokens are the oracle's, the structures are sound, nothing leaks."""
 
     @initialize(
-        policy=st.sampled_from(POLICIES),
+        policy=st.sampled_from(EVERY),
         frames=st.sampled_from([5, 8, 16]),
         lanes=st.integers(1, 4),
         prefill=st.sampled_from([3, 16, 64]),
@@ -104,7 +104,7 @@ class RandomSchedule(RuleBasedStateMachine):
         bursts = self.live + self.asleep
         self.scheduler.renice(bursts[pick % len(bursts)], nice)
 
-    @rule(policy=st.sampled_from(POLICIES))
+    @rule(policy=st.sampled_from(EVERY))
     def set_policy(self, policy):
         self.scheduler.set_policy(policy())
 

@@ -351,7 +351,7 @@ def test_a_device_may_ask_the_person(sit: Sit, state: Path) -> None:
         ("kill 99", "ESRCH: no process 99"),
         ("nice 20 3", "20 is more than 19; see `nice --help`"),
         ("logs 99", "ESRCH: no process 99"),
-        ("sched LIFO", "no policy LIFO; there is FCFS, RR, PRIORITY; see `sched --help`"),
+        ("sched LIFO", "no policy LIFO; there is FCFS, RR, PRIORITY, SJF, MLFQ, LAS, FAIR, MIXED; see `sched --help`"),
         ("sched fcfs --quantum 3", "--quantum needs a policy with turns, RR or PRIORITY"),
         ("devices nosuch", "no device nosuch; there is calc"),
         ("ps | echo", "ps is a command of the shell, and cannot be in a pipeline"),

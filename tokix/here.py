@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tokix.commands import PATIENCE, tell
 from tokix.drivers import Calc, Files, Person
 from tokix.kernel.calls.system import logged
 from tokix.kernel.life import INIT
-from tokix.kernel.policy import DEFAULT_QUANTUM, POLICIES, Policy
+from tokix.kernel.policy import Policy, named
 from tokix.kernel.ports import TABLES, Driver
 from tokix.person import Guest
 from tokix.shell.client import Client
@@ -156,12 +156,10 @@ async def ended(system: System, client: Client, pid: int) -> ExitStatus:
 
 
 def policy(name: str, quantum: int | None) -> Policy:
-    kind: Callable[..., Policy] = POLICIES[name]
-    if name == "FCFS":
-        if quantum is not None:
-            raise Failure("with --policy FCFS there are no turns, and --quantum has no meaning", WRONG)
-        return kind()
-    return kind(quantum or DEFAULT_QUANTUM)
+    try:
+        return named(name, quantum)
+    except ValueError:
+        raise Failure(f"with --policy {name} there are no turns, and --quantum has no meaning", WRONG) from None
 
 
 async def resume(system: System, client: Client, left: list[Process], json: bool) -> int:

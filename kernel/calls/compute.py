@@ -17,6 +17,7 @@ from tokix.kernel import pager, streams
 from tokix.kernel.calls.memory import own_context, quota
 from tokix.kernel.context import Context, Page
 from tokix.kernel.events import Sampling
+from tokix.kernel.family import Usage
 from tokix.kernel.outcome import BLOCKED
 from tokix.kernel.pager import Fresh, Plan
 from tokix.kernel.scheduler import Burst
@@ -103,6 +104,9 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
         prompt=base + len(head),
         end=base + len(head) + limit,
         watched=c.stream or bool(text.stops),
+        read=c.stream,
+        family=process.family,
+        usage=k.usage.setdefault(process.program, Usage()),
         text=text,
     )
     if b.burst.watched:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokix.kernel.events import Fetch
 from tokix.kernel.outcome import BLOCKED
-from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, Policy
+from tokix.kernel.policy import named
 from tokix.syscalls import EINVAL, ESRCH, Journal, LogEntry, Sched, SchedInfo
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def sched(k: Kernel, b: Branch, c: Sched) -> SchedInfo:
     if c.policy:
-        k.scheduler.set_policy(_policy(c))
+        try:
+            k.scheduler.set_policy(named(c.policy, c.quantum))
+        except ValueError as error:
+            raise EINVAL(str(error)) from None
     elif c.quantum is not None:
         raise EINVAL("a quantum belongs to a policy; name that too")
     policy = k.scheduler.policy
@@ -29,15 +32,6 @@ def sched(k: Kernel, b: Branch, c: Sched) -> SchedInfo:
         running=len(k.scheduler.gang),
         waiting=k.scheduler.waiting,
     )
-
-
-def _policy(c: Sched) -> Policy:
-    assert c.policy
-    if c.policy != FCFS.name:
-        return POLICIES[c.policy](c.quantum or DEFAULT_QUANTUM)  # type: ignore[call-arg]
-    if c.quantum is not None:
-        raise EINVAL("with FCFS there are no turns, and a quantum has no meaning")
-    return FCFS()
 
 
 def journal(k: Kernel, b: Branch, c: Journal) -> object:
