@@ -1,6 +1,6 @@
 """A simulated edge: it drives a kernel in virtual time, without threads, an event loop or a terminal.
 
-A tick takes 1, a device what the world says, output half. The same store and the same world give the same run, to the
+A tick and a device take what the world says, output half. The same store and the same world give the same run, to the
 byte: the tests, the benchmarks and the book use it. A `World` is what a kill of the kernel does not touch.
 """
 
@@ -95,6 +95,10 @@ class World:
         """Run an op; gives its value or raises a SyscallError."""
         raise NotImplementedError(effect.device)
 
+    def duration(self, tick: Tick) -> float:
+        """Give how long a tick takes."""
+        return 1.0
+
     def latency(self, effect: Invoke) -> float:
         """Give how long an op takes."""
         return 2.5
@@ -128,9 +132,13 @@ class Simulation:
         machine: Machine | None = None,
         policy: Policy | None = None,
         encoder: Encoder | None = None,
+        checked: bool = True,
         **shape: Any,
     ) -> None:
-        """Boot from the store. `shape` is handed to `Kernel`: lanes, prefill, budget, init, seed, …."""
+        """Boot from the store. `checked`: the kernel looks itself over after every step.
+
+        `shape` is handed to `Kernel`: lanes, prefill, budget, init, seed, ….
+        """
         self.store, self.world = store, world or World()
         self.machine = machine or ToyMachine()
         self.archive = Archive(store, encoder or ToyEncoder())
@@ -150,7 +158,7 @@ class Simulation:
         if self.archive.pending:
             self.later(1.5, IDLE)
         self.due: list[Any] = [*map(Detach, foreign), *(person.begin() if person else ())]
-        self.steps = 0
+        self.steps, self.checked = 0, checked
 
     def run(self, steps: int = 1_000_000) -> Simulation:
         """Go on until nothing more will happen; raises RuntimeError if that takes too many steps."""
@@ -167,7 +175,7 @@ class Simulation:
         outcome = self.kernel.step(due, self.world.now)
         self.steps += 1
         if outcome.tick:
-            self.later(1.0, outcome.tick)
+            self.later(self.world.duration(outcome.tick), outcome.tick)
         if outcome.rows:
             self.store.commit(outcome.rows)
         self.archive.committed(due, outcome.rows)
@@ -175,7 +183,8 @@ class Simulation:
             self.later(1.5, IDLE)
         for effect in outcome.effects:
             self.start(effect)
-        self.kernel.check()
+        if self.checked:
+            self.kernel.check()
 
     def start(self, effect: Effect | Attached) -> None:
         world = self.world
