@@ -237,9 +237,7 @@ def figures(
 
 def slowed(trace: Trace, run: dict[str, Any], cost: Cost, prefill: int) -> None:
     """Add what depends on how long a program takes alone."""
-    slowdown = [
-        took / alone(agent, cost, prefill) for agent, took in zip(trace.roots, run["turnarounds"], strict=True)
-    ]
+    slowdown = [took / alone(agent, cost, prefill) for agent, took in zip(trace.roots, run["turnarounds"], strict=True)]
     tenants = defaultdict[int, list[float]](list)
     kinds = defaultdict[str, list[float]](list)
     for agent, value in zip(trace.roots, slowdown, strict=True):

@@ -29,6 +29,8 @@ DEFAULT_QUANTUM = 16
 READ, PROMPT = 256, 4
 #: Levels by which who is read along goes before others.
 EAGER = 8
+#: Quanta by which a group may be ahead of another, and still take a lane from it for who is read along.
+DEBT = 32
 
 
 class Policy:
@@ -139,17 +141,19 @@ class SJF(Policy):
         return self.patience * 2 * self.left(burst) < self.patience * self.left(other) - waited
 
 
-class MLFQ(Priority):
-    """Feedback: a burst sinks a level whenever its service has doubled, and who waits rises one every `age` ticks.
+class MLFQ(RR):
+    """Feedback: a burst sinks a level when its service has doubled, and while it waits it rises one every `age` ticks.
 
-    A long prompt counts as service in advance, so that it joins further down (skip-join, FastServe, 2305.05920). The
-    longest wait: `age` ticks for each level, and a burst of n quanta sinks by as many levels as n has binary digits.
+    Inside a level the family that came first goes on, so that few are under way and their frames stay. A long prompt
+    counts as service in advance, so that it joins further down (skip-join, FastServe, 2305.05920). The longest wait:
+    `age` ticks for each level, and a burst of n quanta sinks by as many levels as n has binary digits.
     """
 
     name = "MLFQ"
 
-    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 64) -> None:
-        super().__init__(quantum, age)
+    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 128) -> None:
+        super().__init__(quantum)
+        self.age = age
 
     def ready(self, burst: Burst, now: int) -> None:
         burst.level = self.level(burst.generated + burst.head // PROMPT)
@@ -159,29 +163,25 @@ class MLFQ(Priority):
         return int(service / self.quantum).bit_length()
 
     def key(self, burst: Burst) -> tuple[int, ...]:
-        return (burst.level * self.age + burst.since, burst.turn)
+        return (burst.level + burst.since // self.age, burst.family.number, burst.turn)
 
     def rank(self, burst: Burst, now: int) -> int:
-        return burst.level - (now - burst.since) // self.age
+        return burst.level + burst.since // self.age - now // self.age
 
 
 class LAS(MLFQ):
     """Least attained service of a family: levels as with MLFQ, by what all its bursts have cost (PLAS, 2502.13965).
 
-    Inside a level the family that came first goes on, so that few are under way, and their frames stay. Nice makes
-    service dearer or cheaper. The longest wait: as with MLFQ, where the digits are those of the family's service.
+    Nice makes service dearer or cheaper. The longest wait: as with MLFQ, where n is the service of the family.
     """
 
     name = "LAS"
 
+    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 64) -> None:
+        super().__init__(quantum, age)
+
     def ready(self, burst: Burst, now: int) -> None:
         burst.level = self.level(burst.family.served)
-
-    def key(self, burst: Burst) -> tuple[int, ...]:
-        return (burst.level + burst.since // self.age, burst.family.number, burst.turn)
-
-    def rank(self, burst: Burst, now: int) -> int:
-        return burst.level + burst.since // self.age - now // self.age
 
     def charge(self, burst: Burst, cost: float) -> None:
         burst.family.served += cost * DEARNESS[burst.nice]
@@ -217,37 +217,34 @@ class FAIR(RR):
 
 
 class Mixed(FAIR):
-    """FAIR among groups, LAS among the families of a group; who is read along while it thinks goes first in its group.
+    """FAIR among groups; inside of a group levels as with MLFQ, to which nice adds its steps.
 
-    An arrival takes a lane only from its own group, or from one that has had more. The longest wait: a group's as with
-    FAIR; inside of it a burst gains a level every `age` ticks, on EAGER levels and those of its family's service.
+    Who is read along while it thinks is EAGER levels better. An arrival takes a lane only from its own group, or from
+    one that has had more, but for a debt that who is read along may make. The longest wait: a group's as with FAIR;
+    inside of it `age` ticks for each level between a burst and a newcomer.
     """
 
     name = "MIXED"
 
-    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 64) -> None:
+    def __init__(self, quantum: int = DEFAULT_QUANTUM, age: int = 128) -> None:
         super().__init__(quantum)
-        self.families = LAS(quantum, age)
+        self.inside = MLFQ(quantum, age)
 
     def ready(self, burst: Burst, now: int) -> None:
         super().ready(burst, now)
-        self.families.ready(burst, now)
-        if burst.read:
-            burst.level = -EAGER
+        self.inside.ready(burst, now)
+        burst.level = burst.nice - EAGER if burst.read else burst.nice + burst.level
 
     def key(self, burst: Burst) -> tuple[int, ...]:
-        return self.families.key(burst)
+        return self.inside.key(burst)
 
     def rank(self, burst: Burst, now: int) -> int:
-        return self.families.rank(burst, now)
+        return self.inside.rank(burst, now)
 
     def beats(self, burst: Burst, other: Burst) -> bool:
-        mine, other_group = burst.family.group, other.family.group
-        return super().beats(burst, other) and (mine is other_group or mine.served <= other_group.served)
-
-    def charge(self, burst: Burst, cost: float) -> None:
-        super().charge(burst, cost)
-        self.families.charge(burst, cost)
+        mine, theirs = burst.family.group, other.family.group
+        debt = DEBT * self.quantum if burst.read else 0
+        return super().beats(burst, other) and (mine is theirs or mine.served <= theirs.served + debt)
 
 
 POLICIES: dict[str, type[Policy]] = {p.name: p for p in (FCFS, RR, Priority, SJF, MLFQ, LAS, FAIR, Mixed)}

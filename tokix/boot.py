@@ -55,7 +55,7 @@ from tokix.kernel.events import (
 )
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.life import INIT
-from tokix.kernel.policy import Priority
+from tokix.kernel.policy import Mixed
 from tokix.kernel.ports import TABLES
 from tokix.programs import Resolver, absolute
 from tokix.shell.client import SOCKET, Client
@@ -112,7 +112,7 @@ async def boot(
         if signalled:
             stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))
         resolver = Resolver(programs or {}, system.report)
-        system.recover(programs=resolver, policy=policy or Priority(), init=init, lanes=lanes, seed=seed)
+        system.recover(programs=resolver, policy=policy or Mixed(), init=init, lanes=lanes, seed=seed)
         problem: Exception | None = None
         try:
             async with anyio.create_task_group() as group:

@@ -373,7 +373,7 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
         choices=["process", "power", "none"],
         help="what the state survives: the death of the kernel (the default), a loss of power, or nothing",
     )
-    parser.add_argument("--policy", choices=POLICIES, type=str.upper, help="who thinks next (default: PRIORITY)")
+    parser.add_argument("--policy", choices=POLICIES, type=str.upper, help="who thinks next (default: MIXED)")
     parser.add_argument("--quantum", metavar="N", type=number(1), help="tokens in a turn (default: 16)")
     parser.add_argument("--lanes", metavar="N", type=number(1, 4096), help="who thinks at the same time (default: 8)")
     parser.add_argument("--seed", metavar="N", type=number(), help="what all chance derives from (default: 0)")

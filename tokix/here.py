@@ -49,7 +49,7 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     async with boot(
         options.state,
         durable=options.durable or "process",
-        policy=policy(options.policy or "PRIORITY", options.quantum),
+        policy=policy(options.policy or "MIXED", options.quantum),
         machine=machine,
         encoder=encoder,
         drivers=mounted(options, person),
