@@ -22,7 +22,7 @@ TENANTS = (0.5, 0.25, 0.15, 0.1)
 
 
 class Cost(NamedTuple):
-    """Seconds of a tick, fitted to SmolLM2-135M on two cores (docs/log.md): for itself, a row, its context, a prompt."""
+    """Seconds of a tick on SmolLM2-135M and two cores (docs/log.md): for itself, a row, its context, a prompt."""
 
     tick: float = 12.8e-3
     row: float = 1.3e-3

@@ -2,7 +2,8 @@
 
 The same trace of programs that behave like agents (see `load`) runs under every policy: on the real kernel in virtual
 time, where a tick takes what the real machine was measured to take, so that 10,000 programs take minutes and the same
-seed gives the same table; or, with --real, on the real model and the clock on the wall.
+seed gives the same table, but for the time of the CPU that a tick takes; or, with --real, on the real model and the
+clock on the wall.
 
 Seconds are the machine's. A program's turnaround is from its arrival to its end, its response to its first token; an
 answer's TTFT is from the call to the first token, and it waits while it has no lane. Slowdown is turnaround against
@@ -24,7 +25,7 @@ from statistics import fmean
 from typing import Any
 
 import anyio
-from load import Agent, Cost, Play, Script, Still, Trace, alone, spawn
+from load import Cost, Play, Script, Still, Trace, alone, spawn
 from rich.console import Console
 from rich.table import Table
 
@@ -121,9 +122,9 @@ class Simulated(Simulation):
 
     def step(self) -> None:
         clock = self.kernel.scheduler.clock
-        began = time.perf_counter()
+        began = time.process_time()
         super().step()
-        self.spent += time.perf_counter() - began
+        self.spent += time.process_time() - began
         self.meter(self.kernel, self.kernel.scheduler.clock > clock)
 
     def start(self, effect: Any) -> None:
@@ -231,7 +232,7 @@ def figures(
         "tokens fed": counters.fed,
     }
     if spent is not None:
-        found["kernel µs per tick"] = spent / meter.ticks * 1e6
+        found["kernel and programs, µs per tick"] = spent / meter.ticks * 1e6
     return {**found, "turnarounds": turnaround, "ticks' costs": meter.costs}
 
 

@@ -12,10 +12,10 @@ from tokix.kernel.mmu import Mmu
 from tokix.kernel.policy import FAIR, FCFS, LAS, MLFQ, RR, SJF, Mixed, Priority
 from tokix.kernel.scheduler import WORTH, Burst, Scheduler
 
-POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2), LAS, FAIR, Mixed, lambda: Mixed(3, 2)]
-NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)", "LAS", "FAIR", "MIXED", "MIXED(3, 2)"]
-#: With those that let others pass a long prompt.
-EVERY = [*POLICIES, SJF, lambda: SJF(2), MLFQ]
+POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2), LAS, FAIR]
+NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)", "LAS", "FAIR"]
+#: With those that let others pass a long prompt for a while.
+EVERY = [*POLICIES, SJF, lambda: SJF(2), MLFQ, lambda: MLFQ(4, 2), Mixed, lambda: Mixed(3, 2)]
 
 
 class Rig:
