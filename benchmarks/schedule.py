@@ -191,7 +191,8 @@ def fitted(runs: dict[str, dict[str, Any]]) -> Cost:
 
     rows = [row for run in runs.values() for row in run["ticks' costs"]]
     known = numpy.array([(1, *row[:3]) for row in rows], float)
-    return Cost(*map(float, numpy.linalg.lstsq(known, numpy.array([row[3] for row in rows]), rcond=None)[0]))
+    found = numpy.linalg.lstsq(known, numpy.array([row[3] for row in rows]), rcond=None)[0]
+    return Cost(*(max(0.0, float(part)) for part in found))
 
 
 # ---- figures
