@@ -13,7 +13,9 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
+from tokix.kernel.costs import Costs
 from tokix.syscalls import Sleep, Spawn, Think, Wait
 
 #: The largest answer that a program allows for, and the tokens around a message and its answer.
@@ -22,16 +24,18 @@ TENANTS = (0.5, 0.25, 0.15, 0.1)
 
 
 class Cost(NamedTuple):
-    """Seconds of a tick on SmolLM2-135M and two cores (docs/log.md): for itself, a row, its context, a prompt."""
+    """Seconds of a tick on SmolLM2-135M and two cores (docs/log.md): for itself, a row, its context, a
+    prompt, and a frame to the swap file or back."""
 
     tick: float = 12.8e-3
     row: float = 1.3e-3
     context: float = 4.6e-6
     prompt: float = 1.36e-3
+    frame: float = 0.45e-3
 
-    def of(self, rows: int, context: int, prompt: int) -> float:
-        """Give the seconds of a tick with rows of one token, tokens of prompts, and so much context behind all."""
-        return self.tick + self.row * rows + self.context * context + self.prompt * prompt
+    def of(self, rows: int, context: int, prompt: int, moved: int = 0) -> float:
+        """Give the seconds of a tick: rows of one token, context behind all, tokens of prompts, frames out or in."""
+        return self.tick + self.row * rows + self.context * context + self.prompt * prompt + self.frame * moved
 
 
 @dataclass(slots=True)
@@ -185,8 +189,9 @@ class Still:
     name = "still"
     stops = frozenset({0})
 
-    def __init__(self, frames: int, window: int) -> None:
-        self.frames, self.window = frames, window
+    def __init__(self, frames: int, slots: int, window: int, cost: Cost) -> None:
+        self.frames, self.slots, self.window = frames, slots, window
+        self.costs = Costs((cost.tick + cost.row) * 1e6, cost.prompt * 1e6, cost.frame * 1e6)
 
     def preamble(self) -> list[int]:
         return []
@@ -195,7 +200,7 @@ class Still:
         return ""
 
     def render(self, role: str, text: str) -> list[int]:
-        return [1] * (text.count(" ") + 2)
+        return [1 + crc32(text[:20].encode()), *[1] * (text.count(" ") + 1)]  # no two begin alike
 
     def opening(self) -> list[int]:
         return [1]
@@ -227,7 +232,7 @@ class Play:
         agent = self.trace.agents[number]
         for step in agent.rounds:
             self.asked[step.number] = self.clock()
-            text, stream = " word" * step.prompt, agent.kind == "person"
+            text, stream = f" {step.number}" + " word" * (step.prompt - 1), agent.kind == "person"
             await Think(prompt=text, max_tokens=MOST, seed=step.number, stream=stream)
             self.answered[step.number] = self.clock()
             for pid in [await spawn(child) for child in step.children]:

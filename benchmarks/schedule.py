@@ -92,12 +92,12 @@ def shape(tick: Any) -> tuple[int, int, int]:
 class Machine(World):
     """The outside: ticks take what they cost."""
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: Cost, frames: int) -> None:
         super().__init__()
-        self.cost = cost
+        self.cost, self.frames = cost, frames
 
     def duration(self, tick: Any) -> float:
-        return self.cost.of(*shape(tick))
+        return self.cost.of(*shape(tick), sum(max(move) >= self.frames for move in tick.copies))
 
 
 class Nowhere(MemoryStore):
@@ -111,10 +111,10 @@ class Simulated(Simulation):
     """A run of a trace. Every tenant is a foreign process, which spawns its programs when they come."""
 
     def __init__(self, trace: Trace, policy: str, options: argparse.Namespace) -> None:
-        world = Machine(options.cost)
+        world = Machine(options.cost, options.frames)
         self.trace, self.play = trace, Play(trace, lambda: self.world.now)
         self.meter, self.spent = Meter(self.play), 0.0
-        machine = Script(Still(options.frames, 8192), trace)
+        machine = Script(Still(options.frames, options.slots, 8192, options.cost), trace)
         shape = {"lanes": options.lanes, "prefill": options.prefill, "budget": 1 << 30}
         programs = {**self.play.programs, "init": init}
         super().__init__(programs, Nowhere(), world, machine, named(policy), checked=False, **shape)
@@ -209,7 +209,7 @@ def figures(
     turnaround = [play.ended[agent.number] - agent.arrival for agent in trace.roots]
     response = [meter.first[agent.rounds[0].number] - agent.arrival for agent in trace.roots]
     persons = [ttft[step.number] for agent in trace.roots if agent.kind == "person" for step in agent.rounds]
-    counters = kernel.scheduler.counters
+    counters = kernel.scheduler.mmu.counters
     found: dict[str, Any] = {
         "turnaround, mean": fmean(turnaround),
         "turnaround, p95": quantile(turnaround, 0.95),
@@ -226,7 +226,9 @@ def figures(
         "occupancy": meter.rows / meter.ticks / options.lanes,
         "deschedules": counters.switches,
         "drops": counters.drops,
-        "swaps": getattr(counters, "swaps", 0),
+        "swaps": counters.swaps,
+        "frames out": counters.outs,
+        "frames in": counters.ins,
         "tokens/s": meter.sampled / meter.busy,
         "makespan": max(play.ended.values()) - trace.roots[0].arrival,
         "ticks": meter.ticks,
@@ -347,6 +349,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=8)
     parser.add_argument("--prefill", type=int, default=64)
     parser.add_argument("--frames", type=int, default=1 << 14, help="of 16 tokens (default: 16,384)")
+    parser.add_argument("--slots", type=int, default=1 << 14, help="frames in the swap file (default: 16,384)")
     parser.add_argument("--real", action="store_true", help="on the real model, in seconds of the wall")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

@@ -193,7 +193,7 @@ def test_inside_a_level_the_family_that_came_first_goes_on():
         family.served = 64.0
     bursts = [rig.think(1, 12, family=family) for family in families]
     assert rig.run() == bursts
-    assert rig.scheduler.counters.switches == 0
+    assert rig.mmu.counters.switches == 0
 
 
 @pytest.mark.parametrize(("lanes", "quantum"), [(1, 4), (3, 4), (4, 16), (2, 3)])

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from load import Cost, Trace  # type: ignore[import-not-found]
 from schedule import picture, simulated, slowed  # type: ignore[import-not-found]
 
-OPTIONS = Namespace(cost=Cost(), lanes=4, prefill=64, frames=2000)
+OPTIONS = Namespace(cost=Cost(), lanes=4, prefill=64, frames=2000, slots=2000)
 
 
 def judged(programs, policy, seed=1, load=1.5):
