@@ -29,7 +29,11 @@ class Sampling(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A burst's part of a tick: write the K/V of `feed` at positions start… of a frame table, then maybe sample."""
+    """A burst's part of a tick: write the K/V of `feed` at positions start… of a frame table, then maybe sample.
+
+    A negative token ~i in a feed is the one that row i of the tick before has sampled: so a tick can be formed before
+    that one is answered. Not with a schema, whose grammar goes by what was said.
+    """
 
     #: Frame numbers; position i lives in frame table[i // FRAME], slot i % FRAME.
     table: tuple[int, ...]
@@ -47,6 +51,20 @@ class Tick(NamedTuple):
     serial: int
     rows: list[Row]
     copies: list[tuple[int, int]]
+
+
+def with_names(rows: list[Row], said: Sequence[int | None]) -> list[Row]:
+    """Put the tokens that the rows of the tick before have sampled where a feed names them."""
+    if all(min(row.feed, default=0) >= 0 for row in rows):
+        return rows
+    return [row._replace(feed=[token if token >= 0 else _said(said, ~token) for token in row.feed]) for row in rows]
+
+
+def _said(said: Sequence[int | None], row: int) -> int:
+    token = said[row] if row < len(said) else None
+    if token is None:
+        raise ValueError(f"a feed names the token of row {row} of the tick before, which has sampled none")
+    return token
 
 
 # ---- effects

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tokix.kernel.arch.grammar import Grammars
 from tokix.kernel.costs import Costs
+from tokix.kernel.events import with_names
 from tokix.kernel.frames import FRAME
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ToyMachine:
         self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
         self.grammars = Grammars([bytes([token]) if token < 256 else b"" for token in range(END + 1)], END, self.encode)
         self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames + slots)]  # nothing is like this
+        self._said: list[int | None] = []  # what the rows of the tick before have sampled
 
     # ---- vocabulary
 
@@ -77,9 +79,11 @@ class ToyMachine:
     def run(self, tick: Tick) -> list[int | None]:
         for source, target in tick.copies:
             self.memory[target][:] = self.memory[source]
-        for row in tick.rows:
+        rows = with_names(tick.rows, self._said)
+        for row in rows:
             self.write(row)
-        return [self.sample(row) if row.sampling else None for row in tick.rows]
+        self._said = [self.sample(row) if row.sampling else None for row in rows]
+        return self._said
 
     def write(self, row: Row) -> None:
         for position, token in enumerate(row.feed, row.start):
