@@ -47,14 +47,14 @@ class Variant:
         self.machine = machine.load(folder, "benchmark", weights=weights, frames=most * self.per)
         if not kernel:
             self.machine._pack = Batch
-            pool = self.machine._pool
-            self.machine._pool = Pool(self.machine.frames, pool.shapes, pool.memory.device, for_kernel=False)
+            pool = self.machine._places.pool
+            self.machine._places.pool = Pool(self.machine.frames, pool.shapes, pool.memory.device, for_kernel=False)
         elif self.machine.slow:
             raise SystemExit(f"there is no kernel to measure: {self.machine.slow}")
         if not lean:
             self.machine._forward = partial(machine._as_it_is, self.machine._model)
         with torch.inference_mode():  # numbers like those of a context: zeros would be cheaper than they are
-            self.machine._pool.memory.normal_(std=0.1)
+            self.machine._places.pool.memory.normal_(std=0.1)
 
     def tick(self, rows: int, context: int) -> None:
         tables = [tuple(range(i, rows * self.per, rows)) for i in range(rows)]

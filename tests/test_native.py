@@ -174,6 +174,6 @@ def test_values_that_are_too_wide_are_left_to_torch():
 def test_padding_is_kept_nowhere(attend):
     driven = TorchMachine(model(), tokenizer(), "llama", frames=8)
     with torch.inference_mode():
-        driven._pool.memory.fill_(7.0)
+        driven._places.pool.memory.fill_(7.0)
     Bursts(driven, [prompt(3, 5)]).tick([0], 5)
-    assert driven._pool.memory.ne(7.0).sum() == 5 * sum(h * (k + v) for h, k, v in driven._pool.shapes.values())
+    assert driven._places.pool.memory.ne(7.0).sum() == 5 * sum(h * (k + v) for h, k, v in driven._places.pool.shapes.values())

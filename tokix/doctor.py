@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 def examine(state: Path) -> Result:
     """Look at everything."""
-    findings = [*python(), *packages(), *directory(state), *machine(), *models(), *attention(), *terminal()]
+    findings = [*python(), *packages(), *directory(state), *machine(), *gpu(), *models(), *attention(), *terminal()]
     rows = [[f.what, f.state, f.found, f.todo] for f in findings]
     table = Table(("WHAT", "STATE", "FOUND", "TO DO"), rows, [f._asdict() for f in findings], frozenset())
     wrong = [f for f in findings if f.state == "wrong"]
@@ -126,6 +126,20 @@ def machine() -> Iterator[Finding]:
     yield Finding(
         "computer", "ok", f"{platform.system()} {platform.machine()}, {threads} threads, {size(memory)} memory"
     )
+
+
+def gpu() -> Iterator[Finding]:
+    """Look for GPUs, which models run on if torch can use them."""
+    if find_spec("torch") is None:
+        return
+    from tokix.models import gpus
+
+    found, why = gpus()
+    if found:
+        yield Finding("GPU", "ok", ", ".join(f"{name} ({size(memory)})" for name, memory in found))
+    elif why:
+        advice = "install torch with CUDA, as https://pytorch.org/get-started says; until then models run on the CPU"
+        yield Finding("GPU", "note", why, advice)
 
 
 def models() -> Iterator[Finding]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The environment variable that names the model; what runs if nobody does; the machine without weights.
 VARIABLE, DEFAULT, TOY = "TOKIX_MODEL", "smollm2", "toy"
+#: The environment variable that names the device of a model: cpu, cuda, or one of several GPUs, such as cuda:1.
+DEVICE = "TOKIX_DEVICE"
 
 
 class NoMachine(Exception):
@@ -77,27 +79,28 @@ def interruptible() -> Iterator[None]:
 def load(reference: str, *, frames: int | None = None, window: int | None = None) -> tuple[Machine, Encoder]:
     """Load a machine and what turns texts into vectors; raises NoMachine.
 
-    The reference of a model may end with the form of its weights, as in `smollm2,fp32`; else they are in fp16. What is
-    not in the cache yet is fetched and converted, which is said on the terminal.
+    The reference of a model may end with the form of its weights, as in `smollm2,fp32`; else they are in fp16, and on a
+    GPU in bf16. What is not in the cache yet is fetched and converted, which is said on the terminal.
     """
     if reference == TOY:
         return ToyMachine(frames or 256, window or 2048), ToyEncoder()
-    reference, weights = separated(reference)
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         raise NoMachine(
             f"the model {reference} needs {' and '.join(missing)}: pip install 'tokix[hf]', or take --model {TOY}"
         )
-    from tokix.kernel.arch.hf import machine, models
+    from tokix.kernel.arch.hf import device, machine, models
     from tokix.kernel.arch.hf.embed import MiniLM
     from tokix.kernel.arch.hf.reference import EMBEDDER, ModelError, Reference
     from tokix.models import shown
 
     try:
+        where = device.chosen(os.environ.get(DEVICE))
+        reference, weights = separated(reference, device.forms(where)[0])
         with shown() as progress:
             folder, encoder = (models.locate(name, progress) for name in (reference, EMBEDDER))
         name = str(Reference.parse(reference))  # the same however it was written
-        loaded = machine.load(folder, name, weights=weights, frames=frames, window=window)
+        loaded = machine.load(folder, name, weights=weights, device=where, frames=frames, window=window)
         for note in loaded.notes():
             say(f"{name}: {note}")
         return loaded, MiniLM(encoder)
@@ -105,10 +108,10 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
         raise NoMachine(str(error)) from error
 
 
-def separated(reference: str) -> tuple[str, Weights]:
+def separated(reference: str, usual: Weights = "fp16") -> tuple[str, Weights]:
     """Take the form of the weights off the reference of a model."""
-    forms: tuple[Weights, ...] = ("fp16", "fp32")
+    forms: tuple[Weights, ...] = ("fp16", "fp32", "bf16")
     for weights in forms:
         if reference.endswith(f",{weights}"):
             return reference.removesuffix(f",{weights}"), weights
-    return reference, "fp16"
+    return reference, usual

@@ -178,6 +178,13 @@ def attention_kernel() -> tuple[Path, bool]:
         raise Failure(str(error)) from None
 
 
+def gpus() -> tuple[list[tuple[str, int]], str]:
+    """Give the GPUs that models can run on, with their bytes of memory, and why what is there cannot be used."""
+    from tokix.kernel.arch.hf import device
+
+    return device.gpus()
+
+
 def described(model: Model) -> dict[str, Any]:
     """Give what a program wants to know of a model."""
     note = model.note

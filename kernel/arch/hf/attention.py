@@ -44,13 +44,21 @@ class Shape(NamedTuple):
 class Pool:
     """The memory of the machine."""
 
-    def __init__(self, frames: int, shapes: dict[int, Shape], device: torch.device, *, for_kernel: bool) -> None:
+    def __init__(
+        self,
+        frames: int,
+        shapes: dict[int, Shape],
+        device: torch.device,
+        *,
+        for_kernel: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Make room for frames of layers with these shapes.
 
         The kernel wants K as [heads, width, FRAME] and V as [heads, FRAME, width], torch both as [FRAME, heads, width].
         """
         self.shapes = shapes
-        self.memory = torch.zeros(frames, record(shapes), device=device)
+        self.memory = torch.zeros(frames, record(shapes), device=device, dtype=dtype)
         #: For each layer: where its keys and its values begin in a frame.
         self.offsets: dict[int, tuple[int, int]] = {}
         #: For each layer: views [frames, FRAME, heads, width].
@@ -90,6 +98,16 @@ class Span:
     frames: Tensor
 
 
+def last_tokens(rows: Sequence[Row]) -> list[int]:
+    """Give the places in a tick of the tokens whose logits are wanted: the last of each row that samples, or of all."""
+    last, at = [], -1
+    for row in rows:
+        at += len(row.feed)
+        if row.sampling:
+            last.append(at)
+    return last or [at]
+
+
 class Packed:
     """The tokens of a tick, one after the other. It travels through the model as a keyword argument."""
 
@@ -104,6 +122,10 @@ class Packed:
         padding = [0] * (-self.count % self.align)
         self.ids = torch.tensor([ids + padding], device=pool.memory.device)
         self.positions = torch.tensor([places + padding], device=pool.memory.device)
+
+    def picked(self, places: list[int]) -> Tensor:
+        """Give the places of some tokens, on the device."""
+        return torch.tensor(places, device=self.ids.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """Keep keys and values [1, kv heads, T, width]; give [1, T, heads, width] for queries [1, heads, T, width]."""
@@ -139,12 +161,14 @@ class Batch(Packed):
         return self.read(layer, query, attention)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        self.pool.keys[layer][self.slots] = key[0, :, : self.count].transpose(0, 1)
-        self.pool.values[layer][self.slots] = value[0, :, : self.count].transpose(0, 1)
+        dtype = self.pool.memory.dtype
+        self.pool.keys[layer][self.slots] = key[0, :, : self.count].transpose(0, 1).to(dtype)
+        self.pool.values[layer][self.slots] = value[0, :, : self.count].transpose(0, 1).to(dtype)
 
     def read(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
         heads, width = keys.shape[2], values.shape[3]
+        query = query.to(keys.dtype)
         packed = query[0].transpose(0, 1).unflatten(1, (heads, -1))  # [T, kv heads, group, width]
         out = packed.new_zeros((*packed.shape[:-1], width))
         if self.single:

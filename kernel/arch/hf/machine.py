@@ -29,18 +29,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from tokix.kernel.arch.hf.attention import NAME, Batch, Packed, Pool, Recorder, record
+from tokix.kernel.arch.hf import cuda
+from tokix.kernel.arch.hf.attention import NAME, Batch, Packed, Pool, Recorder, Shape, last_tokens, record
+from tokix.kernel.arch.hf.cuda import Gpu
+from tokix.kernel.arch.hf.device import forms
 from tokix.kernel.arch.hf.lean import Lean
 from tokix.kernel.arch.hf.models import read_note
 from tokix.kernel.arch.hf.native import Kernel, Missing
 from tokix.kernel.arch.hf.paged import NativeBatch, kernel_for
 from tokix.kernel.arch.hf.reference import ModelError
 from tokix.kernel.arch.hf.sampling import choose
-from tokix.kernel.arch.hf.swap import SwapFile, folder
+from tokix.kernel.arch.hf.swap import Places
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
 from tokix.kernel.arch.hf.weights import halved
 from tokix.kernel.costs import Costs
-from tokix.kernel.events import Row, Tick
+from tokix.kernel.events import Row, Sampling, Tick, with_names
 from tokix.kernel.frames import FRAME, frames_for
 
 if TYPE_CHECKING:
@@ -48,14 +51,14 @@ if TYPE_CHECKING:
 
 #: Bytes of memory for frames, and of the swap file, if nobody says how many frames there are.
 MEMORY = SWAP = 1 << 30
-#: What the weights of linear maps are kept in; all else is in fp32.
-Weights = Literal["fp16", "fp32"]
+#: What the weights of linear maps are kept in. With bf16 all else is in bf16, too, else in fp32.
+Weights = Literal["fp16", "fp32", "bf16"]
 #: Makes the batch of a tick.
 Pack = Callable[[Pool, "Sequence[Row]"], Packed]
 #: Gives the logits [rows, vocabulary] of some rows of a batch.
 Forward = Callable[[Any, Tensor], Tensor]
 #: Tokens of the probe, and the largest difference of logits that it allows, as a share of the largest logit.
-PROBE, TOLERANCE = 24, 1e-3
+PROBE, TOLERANCE = 24, {torch.float32: 1e-3, torch.bfloat16: 0.05}
 #: Tokens of the prompt that costs are measured with.
 MEASURED = 32
 
@@ -74,13 +77,16 @@ class TorchMachine(HFVocabulary):
         window: int | None = None,
         threads: int | None = None,
         weights: Weights = "fp32",
+        gpu: Gpu | None = None,
     ) -> None:
-        """Take over a model of transformers, in fp32, with its tokenizer.
+        """Take over a model of transformers, with its tokenizer, on the device where it is.
 
-        `window` (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and
-        so is `slots`, what the swap file has room for, with 0 for none; `threads` is the number of cores. With the
-        weights in fp16 it is faster, and is kept in fp32 where it would answer something else then. Raises ModelError
-        for a model that cannot be run on frames.
+        The model is in fp32, and `weights` says what they are to become on the CPU: with fp16 it is faster, and is kept
+        in fp32 where it would answer something else then. Or the model is in bf16, and stays so. `window` (tokens) is
+        at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU most of
+        what is free; `slots`, what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the number of
+        cores. `gpu` is what a GPU does for it, and is found out by itself. Raises ModelError for a model that cannot be
+        run on frames.
         """
         self._model = model.eval()
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -91,103 +97,123 @@ class TorchMachine(HFVocabulary):
         self.window = min(window or longest, longest)
         with torch.inference_mode():
             layers = _layers(model)
-            shapes = layers.shapes
-            size = 4 * record(shapes)
-            self.frames = frames or max(MEMORY // size, 8)
-            self.slots = SWAP // size if slots is None else slots
-            #: Why attention is done in torch; nothing if it is done by the kernel in C.
-            self.slow = ""
-            self._pack: Pack = Batch
-            kernel = None
-            try:
-                kernel = kernel_for(shapes, model.device)
-                self._pack = partial(NativeBatch, kernel=kernel)
-            except Missing as error:
-                self.slow = str(error)
-            probe = Probe(
-                model, Pool(2 * frames_for(PROBE), shapes, model.device, for_kernel=not self.slow), self._pack
-            )
+            self._attention(layers, gpu)
+            self.frames = frames or max(self._room(layers.shapes), 8)
+            probe = Probe(model, self._memory(2 * frames_for(PROBE), layers.shapes), self._pack)
             self._forward: Forward = partial(_as_it_is, model)
             probe.on_frames(self._forward)
             #: Why the weights are in fp32 although fp16 was wanted; nothing if they are what was wanted.
             self.whole = halved(model, lambda: probe.alone(self._forward)) if weights == "fp16" else ""
             self.weights: Weights = "fp32" if self.whole else weights
-            if kernel and self.weights == "fp16":
-                self._forward = probe.lean(self._forward, layers, kernel)
+            if self._kernel and self.weights == "fp16":
+                self._forward = probe.lean(self._forward, layers, self._kernel)
             #: Whether the model is run in few steps, and not as it is.
             self.lean = isinstance(self._forward, Lean)
             #: Other weights give other tokens, so they are another machine.
             self.name = f"{name},{self.weights}"
+            #: Why ticks on a GPU are not run as graphs; nothing if they are, and on a CPU.
+            self.launched = probe.decoded(self._forward, self._gpu, self._said) if self._gpu else ""
             #: Why the logits of a burst depend on its company by rounding; nothing if they are always the same.
             self.rounding = "attention is done in torch" if self.slow else ""
+            if self._gpu:
+                self.rounding = "on a GPU the sums of a product are ordered by the number of rows"
             if not (self.rounding or probe.same_in_company(self._forward)):
                 self.rounding = "its layers compute other things for a token beside others"
-            self._pool = Pool(self.frames, shapes, model.device, for_kernel=not self.slow)
-            #: Why there is no swap file; nothing if there is one, or none was wanted.
-            self.no_swap = ""
-            self._swap = self._swap_file(record(shapes)) if self.slots else None
+            self._places = Places(
+                self._memory(self.frames, layers.shapes), self.frames, self._slots(slots, layers.shapes)
+            )
+            self.slots = self._places.slots
+            self._decoder = None
+            if self._gpu and not self.launched:
+                self._decoder = cuda.Decoder(self._places.pool, self._forward, self._gpu, self._said)
             self.costs = self._measured()
-
-    def _swap_file(self, numbers: int) -> SwapFile | None:
-        try:
-            return SwapFile(self.slots, numbers)
-        except OSError as error:
-            self.slots, self.no_swap = 0, f"{error.strerror} in {folder()}"
-            return None
 
     def _measured(self) -> Costs:
         """Measure what the work costs, on frames that nobody has yet."""
         count = frames_for(MEASURED + 1)
         if count > self.frames:
             return Costs()
-        table = tuple(range(count))
-        tokens = _tokens(self._model, MEASURED + 1)
+        table, tokens = tuple(range(count)), _tokens(self._model, MEASURED + 1)
         many = _fastest(lambda: self.logits(Tick(0, [Row(table, 0, tokens[:MEASURED], None)], [])))
         one = _fastest(lambda: self.logits(Tick(0, [Row(table, MEASURED, tokens[MEASURED:], None)], [])))
-        return Costs(
-            one, max(many - one, 0.0) / (MEASURED - 1), self._swapped(min(self.frames, self.slots, 2 * MEASURED))
-        )
+        return Costs(one, max(many - one, 0.0) / (MEASURED - 1), self._places.price(2 * MEASURED))
 
-    def _swapped(self, count: int) -> float:
-        """Measure what it takes to move a frame out or in, with several: one alone would lie in a cache."""
-        start = perf_counter()
-        for frame in range(count):
-            self._move(frame, self.frames + frame)
-        for frame in range(count):
-            self._move(self.frames + frame, frame)
-        return (perf_counter() - start) * 1e6 / (2 * count) if count else 0.0
+    def _attention(self, layers: Recorder, gpu: Gpu | None) -> None:
+        """Choose what does attention: the kernel in C, a GPU, or else torch."""
+        device = self._model.device
+        #: Why attention is done in torch, and nothing better.
+        self.slow = ""
+        self._pack: Pack = Batch
+        self._kernel: Kernel | None = None
+        self._gpu: Gpu | None = None
+        #: What the rows of the tick before have sampled, for those that name it.
+        self._said = torch.zeros(cuda.NAMED, dtype=torch.long, device=device)
+        self._told: list[int | None] = []
+        try:
+            if gpu or device.type == "cuda":
+                cuda.check(layers)
+                self._gpu = gpu or cuda.gpu_for(device, self._model.dtype)
+                self._pack = partial(cuda.packed, gpu=self._gpu, said=self._said)
+            else:
+                self._kernel = kernel_for(layers.shapes, device)
+                self._pack = partial(NativeBatch, kernel=self._kernel)
+        except Missing as error:
+            self.slow = str(error)
 
-    def _move(self, source: int, target: int) -> None:
-        """Copy a frame from place to place: places behind the frames are slots of the swap file."""
-        if source < self.frames and target < self.frames:
-            self._pool.copy(source, target)
-            return
-        assert self._swap
-        if target >= self.frames:
-            self._swap.write(target - self.frames, self._pool.memory[source])
-        else:
-            self._swap.read(source - self.frames, self._pool.memory[target])
+    def _room(self, shapes: dict[int, Shape]) -> int:
+        """Give how many frames there is memory for."""
+        device = self._model.device
+        memory = cuda.room(device) if device.type == "cuda" else MEMORY
+        size: int = record(shapes) * self._model.dtype.itemsize
+        return memory // size
+
+    def _slots(self, slots: int | None, shapes: dict[int, Shape]) -> int:
+        """Give how many frames the swap file is to have."""
+        size: int = record(shapes) * self._model.dtype.itemsize
+        return SWAP // size if slots is None else slots
+
+    def _memory(self, frames: int, shapes: dict[int, Shape]) -> Pool:
+        """Make a pool of frames; on a GPU with one for trash."""
+        device, dtype = self._model.device, self._model.dtype
+        return Pool(frames + bool(self._gpu), shapes, device, for_kernel=bool(self._kernel), dtype=dtype)
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick; gives a token per row, None where the row does not sample."""
+        return self.start(tick)()
+
+    def start(self, tick: Tick) -> Callable[[], list[int | None]]:
+        """Begin a tick; gives what waits for its end. The next one may be begun before.
+
+        A GPU works on meanwhile if all rows that sample take the best token; otherwise, and on a CPU, the tick is done.
+        """
         if not self._set:  # the number of threads belongs to the thread that asks for them
             torch.set_num_threads(self._threads)
             self._set = True
         with torch.inference_mode():
-            logits = self.logits(tick)
-            chosen = iter(self._sample([row for row in tick.rows if row.sampling], logits[:, : self._words]))
-            return [next(chosen) if row.sampling else None for row in tick.rows]
+            logits, owners = self._logits(tick)
+            chosen = self._sample([row for row in tick.rows if row.sampling], logits[:, : self._words])
+            if not self._gpu:
+                self._told = _by_row(tick.rows, chosen.tolist())
+                return partial(list, self._told)
+            if len(chosen):
+                self._said[owners] = chosen
+            wait = cuda.fetched(chosen)
+            return lambda: _by_row(tick.rows, wait())
 
     def logits(self, tick: Tick) -> Tensor:
         """Run one tick as far as its logits, [rows that sample, vocabulary]; of the last row if none does."""
+        return self._logits(tick)[0]
+
+    def _logits(self, tick: Tick) -> tuple[Tensor, Tensor | slice]:
+        """Give the logits, and on a GPU the numbers of their rows."""
         for source, target in tick.copies:
-            self._move(source, target)
-        last, at = [], -1
-        for row in tick.rows:
-            at += len(row.feed)
-            if row.sampling:
-                last.append(at)
-        return run_padded(self._forward, self._pack(self._pool, tick.rows), last or [at])
+            self._places.move(source, target)
+        rows = tick.rows if self._gpu else with_names(tick.rows, self._told)
+        if self._decoder and cuda.decodes(rows):
+            return self._decoder(rows), slice(len(rows))
+        batch = self._pack(self._places.pool, rows)
+        logits = run_padded(self._forward, batch, last_tokens(rows))
+        return logits, batch.owners[batch.picks] if isinstance(batch, cuda.GpuBatch) else slice(0)
 
     def notes(self) -> Iterator[str]:
         """Give what somebody should know who runs this model here, line by line."""
@@ -197,17 +223,19 @@ class TorchMachine(HFVocabulary):
             yield f"its weights stay in fp32, which is slower: {self.whole}"
         if self.slow:
             yield f"attention is done in torch, which is slower: {self.slow}"
-        if self.no_swap:
-            yield f"what loses its frames is computed again, for there is no swap file: {self.no_swap}"
+        if self._places.missing:
+            yield f"what loses its frames is computed again, for there is no swap file: {self._places.missing}"
+        if self.launched:
+            yield f"ticks on the GPU are launched step by step, which is slower: {self.launched}"
         if self.rounding:
             yield f"answers depend by rounding on what else runs: {self.rounding}"
 
-    def _sample(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
-        """Choose a token for each row from logits [rows, vocabulary]."""
+    def _sample(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        """Choose a token for each row from logits [rows, vocabulary], on their device; the best without waiting."""
         if not any(row.sampling and (row.sampling.schema or row.sampling.temperature) for row in rows):
-            greedy: list[int] = logits.argmax(-1).tolist()[: len(rows)]
-            return greedy
-        return [self._choose(row, scores) for row, scores in zip(rows, logits, strict=False)]
+            return logits.argmax(-1)[: len(rows)]
+        chosen = [self._choose(row, scores) for row, scores in zip(rows, logits, strict=False)]
+        return torch.tensor(chosen, device=logits.device)
 
     def _choose(self, row: Row, scores: Tensor) -> int:
         assert row.sampling
@@ -217,30 +245,46 @@ class TorchMachine(HFVocabulary):
         return choose(scores, row.sampling, row.start + len(row.feed))
 
 
-def load(folder: Path, name: str, *, weights: Weights = "fp16", **shape: Any) -> TorchMachine:
-    """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError."""
+def _by_row(rows: Sequence[Row], chosen: Sequence[int]) -> list[int | None]:
+    """Give a token per row, None where it does not sample."""
+    tokens = iter(chosen)
+    return [next(tokens) if row.sampling else None for row in rows]
+
+
+def load(folder: Path, name: str, *, weights: Weights | None = None, device: str = "cpu", **shape: Any) -> TorchMachine:
+    """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError.
+
+    The weights are in what is usual on the device, if nobody says (see `device`).
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    known = forms(device)
+    weights = weights or known[0]
+    if weights not in known:
+        raise ModelError(f"{name}: on {device} weights are in {' or '.join(known)}, not in {weights}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        dtype = torch.bfloat16 if weights == "bf16" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         advice = "; `tokix models verify` says whether it is whole" if read_note(folder) else ""
         raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}{advice}") from error
     try:
-        return TorchMachine(model, tokenizer, name, weights=weights, **shape)
+        return TorchMachine(model.to(device), tokenizer, name, weights=weights, **shape)
     except ModelError as error:
         raise ModelError(f"{name} cannot be run: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{name} with its frames does not fit into the memory of {device}: {_line(error)}") from error
 
 
 def run_padded(forward: Forward, batch: Packed, rows: list[int]) -> Tensor:
     """Give the logits [rows, vocabulary] of some tokens of a batch."""
     padded = rows + rows[-1:] * (-len(rows) % batch.align)  # the last product is one like the others
-    return forward(batch, torch.tensor(padded, device=batch.ids.device))[: len(rows)]
+    return forward(batch, batch.picked(padded))[: len(rows)]
 
 
 def _fastest(work: Callable[[], object]) -> float:
@@ -308,7 +352,7 @@ class Probe:
         ours: list[Tensor] = []
         _with_hook(self._model, lambda: ours.append(self.in_company(forward)))
         self._model.set_attn_implementation(NAME)
-        if not _are_close(ours[0], plain):
+        if not self._close(ours[0], plain):
             raise ModelError(
                 "in pieces it computes something else than in one pass: its logits differ by "
                 f"{float((ours[0] - plain).abs().max()):.2g}; it has a state that is not in keys and values"
@@ -320,7 +364,21 @@ class Probe:
             lean = Lean(self._model, layers.attentions, kernel)
         except (ValueError, AttributeError):  # it is of another form
             return forward
-        return lean if _are_close(self.in_company(lean), self.alone(forward)) else forward
+        return lean if self._close(self.in_company(lean), self.alone(forward)) else forward
+
+    def decoded(self, forward: Forward, gpu: Gpu, said: Tensor) -> str:
+        """Say why ticks of one token per row cannot be graphs, or nothing."""
+        tokens, table = _tokens(self._model, PROBE), tuple(range(frames_for(PROBE)))
+        try:
+            decoder = cuda.Decoder(self._pool, forward, gpu, said)
+            rows = [Row(table, i, [token], Sampling("")) for i, token in enumerate(tokens)]
+            ours = torch.cat([decoder([row]).clone() for row in rows])
+        except RuntimeError as error:  # what depends on the values of a tensor cannot be recorded
+            return f"it cannot be recorded: {_line(error)}"
+        return "" if self._close(ours, self.alone(forward)) else "it computes something else then"
+
+    def _close(self, ours: Tensor, theirs: Tensor) -> bool:
+        return float((ours - theirs).abs().max()) <= TOLERANCE[self._model.dtype] * float(theirs.abs().max())
 
     def same_in_company(self, forward: Forward) -> bool:
         """Say whether it gives the same bits in company and in pieces as alone and in one."""
@@ -345,10 +403,6 @@ class Probe:
             logits = run_padded(forward, self._pack(self._pool, rows), list(range(len(tables) * (end - start))))
             done.append(logits.unflatten(0, (len(tables), -1)))
         return torch.cat(done, 1)
-
-
-def _are_close(ours: Tensor, theirs: Tensor) -> bool:
-    return float((ours - theirs).abs().max()) <= TOLERANCE * float(theirs.abs().max())
 
 
 def _with_hook(model: Any, run: Callable[[], object]) -> None:

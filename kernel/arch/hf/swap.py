@@ -1,7 +1,7 @@
-"""The swap file: frames that are not in memory, one after the other in a file without a name.
+"""Frames in memory and frames in the swap file, one after the other, as places with numbers.
 
-It has its whole size from the start, so that a full disk is noticed at load and not in a tick, and it is gone with the
-process, however that ends: what is in it can be computed again.
+The swap file has no name, and its whole size from the start: a full disk is noticed at load and not in a tick, and the
+file is gone with the process, however that ends. What is in it can be computed again.
 """
 
 from __future__ import annotations
@@ -9,41 +9,79 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tokix.kernel.arch.hf.attention import Pool
+
+
+class Places:
+    """The frames of a pool from 0 on, and behind them the slots of a swap file."""
+
+    def __init__(self, pool: Pool, frames: int, slots: int) -> None:
+        self.pool, self._frames, self.slots = pool, frames, slots
+        #: Why there is no swap file; nothing if there is one, or none was wanted.
+        self.missing = ""
+        try:
+            self._swap = SwapFile(slots, pool.memory[0].nbytes)
+        except OSError as error:
+            self.slots, self.missing = 0, f"{error.strerror} in {folder()}"
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a frame from place to place; at least one of them is in memory."""
+        if target >= self._frames:
+            self._swap.write(target - self._frames, self.pool.memory[source])
+        elif source >= self._frames:
+            self._swap.read(source - self._frames, self.pool.memory[target])
+        else:
+            self.pool.copy(source, target)
+
+    def price(self, most: int) -> float:
+        """Measure the microseconds that a frame takes out or in, with several: one alone would lie in a cache."""
+        count = min(self._frames, self.slots, most)
+        start = perf_counter()
+        for frame in range(count):
+            self.move(frame, self._frames + frame)
+        for frame in range(count):
+            self.move(self._frames + frame, frame)
+        return (perf_counter() - start) * 1e6 / (2 * count) if count else 0.0
 
 
 class SwapFile:
     """Room for frames of one size."""
 
-    def __init__(self, slots: int, numbers: int) -> None:
-        """Make room for so many frames of so many numbers in single precision; raises OSError without the space."""
-        self.slots, self._size = slots, 4 * numbers
+    def __init__(self, slots: int, size: int) -> None:
+        """Make room for so many frames of so many bytes; raises OSError without the space."""
+        self._size = size
         self._file, path = tempfile.mkstemp(prefix="tokix-swap-", dir=folder())
         os.unlink(path)
         weakref.finalize(self, os.close, self._file)  # a machine has no end of its own
-        os.posix_fallocate(self._file, 0, slots * self._size)
+        if slots:
+            os.posix_fallocate(self._file, 0, slots * size)
 
     def write(self, slot: int, frame: Tensor) -> None:
-        """Keep a frame [numbers] in a slot."""
-        data = memoryview(frame.cpu().numpy()).cast("B")
+        """Keep a frame in a slot."""
+        data = memoryview(frame.view(torch.uint8).cpu().numpy())
         done = 0
         while done < self._size:
             done += os.pwrite(self._file, data[done:], slot * self._size + done)
 
     def read(self, slot: int, frame: Tensor) -> None:
-        """Fill a frame [numbers] from a slot."""
-        there = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
-        data = memoryview(there.numpy()).cast("B")
-        done = 0
+        """Fill a frame from a slot."""
+        there = frame.view(torch.uint8)
+        data = there if there.device.type == "cpu" else torch.empty_like(there, device="cpu")
+        view, done = memoryview(data.numpy()), 0
         while done < self._size:
-            count = os.preadv(self._file, [data[done:]], slot * self._size + done)
+            count = os.preadv(self._file, [view[done:]], slot * self._size + done)
             if not count:
                 raise EOFError("the swap file is shorter than it was made")
             done += count
-        if there is not frame:
-            frame.copy_(there)
+        if data is not there:
+            there.copy_(data)
 
 
 def folder() -> str:
