@@ -425,6 +425,7 @@ def test_the_attention_of_torch_is_asked_for_what_it_knows(monkeypatch):
         return args[0]
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda at: (9, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda at: None)
     given = torch.zeros(1, 2, 8), torch.zeros(1, 2, 8), torch.zeros(1, 2, 8), torch.zeros(2), torch.zeros(2), 1, 1
     for version in (newer, older):
         monkeypatch.setattr(varlen, "varlen_attn", version)

@@ -78,6 +78,7 @@ def gpu_for(device: torch.device, dtype: torch.dtype) -> Gpu:
     if torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise Missing(f"attention over sequences needs compute capability 8.0 or more, which {name} has not")
+    torch.cuda.set_device(device)
     from torch.nn.attention.varlen import varlen_attn
 
     # No splitting of long contexts: so the bits of a row do not depend on the longest of its neighbours.

@@ -188,6 +188,8 @@ class TorchMachine(HFVocabulary):
         """
         if not self._set:  # the number of threads belongs to the thread that asks for them
             torch.set_num_threads(self._threads)
+            if self._model.device.type == "cuda":  # so does the device of streams
+                torch.cuda.set_device(self._model.device)
             self._set = True
         with torch.inference_mode():
             logits, owners = self._logits(tick)
