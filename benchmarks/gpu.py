@@ -12,8 +12,8 @@ SmolLM2-135M and with random weights in the shape of Llama-3.1-8B. The ways to d
 
 A figure is tokens per second, and the share of the memory bandwidth that a copy reaches on this device: a step has to
 read all weights, and the keys and values of all bursts. Both of transformers' ways are timed from the prompt to the
-last token, minus the time for the prompt and one token. A way that fails is a line that says why. With `--device cpu`
-it is a test of this file and of nothing else, with a model that is small.
+last token, minus the time for the prompt and one token. A way that fails is a line that says why; `--ways` leaves some
+out. With `--device cpu` it is a test of this file and of nothing else, with a model that is small.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
 from tokix.machines import DEFAULT
 
+WAYS = ("launched", "graphs", "ahead", "generate", "continuous")
 BURSTS, CONTEXT, STEPS, WARM = (1, 8, 64), 512, 128, 8
 #: Tokens of a tick of prompts.
 CHUNK = 2048
@@ -186,7 +187,9 @@ def continuous(model: Any, prompts: list[list[int]], count: int) -> None:
         raise RuntimeError(f"{len(done)} of {len(prompts)} answers, of {sorted(lengths)} tokens instead of {count}")
 
 
-def measured(name: str, model: Any, tokenizer: Any, shape: Shape, peak: float) -> Iterator[Figure]:
+def measured(
+    name: str, model: Any, tokenizer: Any, shape: Shape, peak: float, chosen: Sequence[str] = WAYS
+) -> Iterator[Figure]:
     machine = machine_for(model, tokenizer, shape)
     for note in machine.notes():
         print(f"{name}: {note}", flush=True)
@@ -201,9 +204,9 @@ def measured(name: str, model: Any, tokenizer: Any, shape: Shape, peak: float) -
     token = sum(heads * (key + value) for heads, key, value in machine._pool.shapes.values())
     for bursts in shape.bursts:
         read = weights + bursts * (shape.context + shape.steps / 2) * token * machine._pool.memory.element_size()
-        for way, run in ways.items():
+        for way in chosen:
             try:
-                seconds = run(bursts)
+                seconds = ways[way](bursts)
             except (RuntimeError, ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 yield Figure(name, bursts, way, why=why)
@@ -251,6 +254,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps, few bursts")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help="(default: all)")
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} sees no GPU here; `tokix doctor` says more")
@@ -272,7 +276,7 @@ def main() -> None:
     if options.device == "cpu":
         del makers["SmolLM2-135M"]
     for name, make in makers.items():
-        for figure in measured(name, make(), tokenizer, shape, peak):
+        for figure in measured(name, make(), tokenizer, shape, peak, options.ways):
             print(" ".join(map(str, figure)), flush=True)  # at once: time on a GPU can end
             figures.append(figure)
             if options.json:
