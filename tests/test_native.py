@@ -176,4 +176,5 @@ def test_padding_is_kept_nowhere(attend):
     with torch.inference_mode():
         driven._places.pool.memory.fill_(7.0)
     Bursts(driven, [prompt(3, 5)]).tick([0], 5)
-    assert driven._places.pool.memory.ne(7.0).sum() == 5 * sum(h * (k + v) for h, k, v in driven._places.pool.shapes.values())
+    pool = driven._places.pool
+    assert pool.memory.ne(7.0).sum() == 5 * sum(h * (k + v) for h, k, v in pool.shapes.values())
