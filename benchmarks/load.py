@@ -24,9 +24,7 @@ TENANTS = (0.5, 0.25, 0.15, 0.1)
 
 
 class Cost(NamedTuple):
-    """Seconds of a tick on SmolLM2-135M and two cores (docs/log.md): for itself, a row, its context, a
-    prompt, and a frame to the swap file or back.
-    """
+    """Seconds of a tick of SmolLM2-135M (docs/log.md): for itself, a row, its context, a prompt, a frame swapped."""
 
     tick: float = 12.8e-3
     row: float = 1.3e-3
