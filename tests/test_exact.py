@@ -87,7 +87,7 @@ def differing(machine, lengths, seeds):
     return found
 
 
-@pytest.mark.parametrize("weights", ["fp32", "fp16"])
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "q8", "q4"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt_oss"])
 def test_logits_are_a_function_of_the_tokens(kind, weights):
     exact = TorchMachine(model(kind), tokenizer(), kind, frames=64, weights=weights)
@@ -118,7 +118,7 @@ def test_torch_promises_nothing(monkeypatch, tmp_path):
     assert "in torch" in TorchMachine(model(), tokenizer(), "llama", frames=16).rounding
 
 
-@pytest.mark.parametrize("weights", ["fp32", "fp16"])
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "q8", "q4"])
 def test_the_default_model_gives_the_same_bits_every_time(weights):
     try:
         folder = models.locate("smollm2")

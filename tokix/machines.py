@@ -110,7 +110,7 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
 
 def separated(reference: str, usual: Weights = "fp16") -> tuple[str, Weights]:
     """Take the form of the weights off the reference of a model."""
-    forms: tuple[Weights, ...] = ("fp16", "fp32", "bf16")
+    forms: tuple[Weights, ...] = ("q4", "q8", "fp16", "fp32", "bf16")
     for weights in forms:
         if reference.endswith(f",{weights}"):
             return reference.removesuffix(f",{weights}"), weights

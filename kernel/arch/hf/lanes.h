@@ -1,4 +1,5 @@
-/* Vectors as wide as the processor has them; FRAME floats are PARTS of them. Shared by paged.c and rows.c. */
+/* Vectors as wide as the processor has them; FRAME floats are PARTS of them. Shared by all kernels. */
+#pragma once
 #include <stdint.h>
 #include <string.h>
 
@@ -45,4 +46,11 @@ INLINE Floats hyperbolic_tangent(Floats x)
     Floats e = exponential(pick(negative, x, -x) * 2.f);
     Floats y = (1.f - e) / (1.f + e);
     return pick(negative, -y, y);
+}
+
+INLINE Floats silu(Floats x)
+{
+    Ints negative = x < all(0.f);
+    Floats e = exponential(pick(negative, x, -x));
+    return x * pick(negative, e, all(1.f)) / (1.f + e);
 }

@@ -35,10 +35,10 @@ class Block(NamedTuple):
     """A layer, as it is run."""
 
     before: Norm
-    together: Lead
+    together: HalfLinear
     out: HalfLinear
     after: Norm
-    gates: Lead
+    gates: HalfLinear
     down: HalfLinear
 
 
@@ -47,17 +47,13 @@ class Lean:
 
     def __init__(self, model: Any, attentions: dict[int, Attention], kernel: Kernel) -> None:
         """Take the modules of a model apart; raises ValueError for one of another form."""
-        if model.config.model_type not in FAMILY or model.config.hidden_act != "silu":
-            raise ValueError(f"a {model.config.model_type} is not of this family")
-        inner = model.model
-        if 2 * inner.rotary_emb.inv_freq.numel() != inner.layers[0].self_attn.head_dim:
-            raise ValueError("its rotary positions are not those of whole heads")
+        inner = family(model)
         self._kernel = kernel
         self._embed, self._rotary, self._head = inner.embed_tokens, inner.rotary_emb, model.lm_head
         self._heads = model.config.num_attention_heads
         self._attentions = [attentions[i] for i in range(len(inner.layers))]
         self._blocks = [_block(layer) for layer in inner.layers]
-        self._norm = _norm(inner.norm)
+        self._norm = norm_of(inner.norm)
 
     def __call__(self, batch: NativeBatch, rows: Tensor) -> Tensor:
         """Give the logits [rows, vocabulary] of some tokens of a batch."""
@@ -66,9 +62,9 @@ class Lean:
         layers = self._layers(batch.pool)
         delta = None
         for how, block in zip(layers, self._blocks, strict=True):
-            packed = block.together.together(self._normed(x, delta, block.before))
+            packed = block.together(self._normed(x, delta, block.before))
             delta = block.out(batch.attend_turned(how, packed, cosine, sine))
-            both = block.gates.together(self._normed(x, delta, block.after))
+            both = block.gates(self._normed(x, delta, block.after))
             delta = block.down(self._gated(both))
         logits: Tensor = self._head(self._normed(x, delta, self._norm)[0, rows])
         return logits
@@ -90,14 +86,25 @@ class Lean:
         return out
 
 
-def _norm(module: Any) -> Norm:
+def family(model: Any) -> Any:
+    """Give the layers and what is around them; raises ValueError for a model of another form."""
+    if model.config.model_type not in FAMILY or model.config.hidden_act != "silu":
+        raise ValueError(f"a {model.config.model_type} is not of this family")
+    inner = model.model
+    if 2 * inner.rotary_emb.inv_freq.numel() != inner.layers[0].self_attn.head_dim:
+        raise ValueError("its rotary positions are not those of whole heads")
+    return inner
+
+
+def norm_of(module: Any) -> Norm:
     return Norm(module.weight, module.variance_epsilon)
 
 
 def _block(layer: Any) -> Block:
     attention, gated = layer.self_attn, layer.mlp
-    products = attention.q_proj, attention.o_proj, gated.gate_proj, gated.down_proj
-    if [type(product) for product in products] != [Lead, HalfLinear, Lead, HalfLinear]:
+    leads, others = (attention.q_proj, gated.gate_proj), (attention.o_proj, gated.down_proj)
+    products = *(lead.product if isinstance(lead, Lead) else lead for lead in leads), *others
+    if any(type(product) is not HalfLinear for product in products):
         raise ValueError("its products are not those of fp16")
-    together, out, gates, down = products
-    return Block(_norm(layer.input_layernorm), together, out, _norm(layer.post_attention_layernorm), gates, down)
+    together, gates, out, down = products
+    return Block(norm_of(layer.input_layernorm), together, out, norm_of(layer.post_attention_layernorm), gates, down)

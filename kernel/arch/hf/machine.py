@@ -33,6 +33,7 @@ from tokix.kernel.arch.hf import cuda
 from tokix.kernel.arch.hf.attention import NAME, Batch, Packed, Pool, Recorder, Shape, last_tokens, record
 from tokix.kernel.arch.hf.cuda import Gpu
 from tokix.kernel.arch.hf.device import forms
+from tokix.kernel.arch.hf.grouped import grouped
 from tokix.kernel.arch.hf.lean import Lean
 from tokix.kernel.arch.hf.models import read_note
 from tokix.kernel.arch.hf.native import Kernel, Missing
@@ -42,6 +43,7 @@ from tokix.kernel.arch.hf.sampling import choose
 from tokix.kernel.arch.hf.swap import Places
 from tokix.kernel.arch.hf.vocabulary import HFVocabulary
 from tokix.kernel.arch.hf.weights import halved
+from tokix.kernel.arch.hf.whole import Whole
 from tokix.kernel.costs import Costs
 from tokix.kernel.events import Row, Sampling, Tick, with_names
 from tokix.kernel.frames import FRAME, frames_for
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
 #: Bytes of memory for frames, and of the swap file, if nobody says how many frames there are.
 MEMORY = SWAP = 1 << 30
 #: What the weights of linear maps are kept in. With bf16 all else is in bf16, too, else in fp32.
-Weights = Literal["fp16", "fp32", "bf16"]
+Weights = Literal["q4", "q8", "fp16", "fp32", "bf16"]
+#: Bits of a weight in groups.
+BITS: dict[Weights, Literal[4, 8]] = {"q4": 4, "q8": 8}
 #: Makes the batch of a tick.
 Pack = Callable[[Pool, "Sequence[Row]"], Packed]
 #: Gives the logits [rows, vocabulary] of some rows of a batch.
@@ -82,11 +86,12 @@ class TorchMachine(HFVocabulary):
         """Take over a model of transformers, with its tokenizer, on the device where it is.
 
         The model is in fp32, and `weights` says what they are to become on the CPU: with fp16 it is faster, and is kept
-        in fp32 where it would answer something else then. Or the model is in bf16, and stays so. `window` (tokens) is
-        at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU most of
-        what is free; `slots`, what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the number of
-        cores. `gpu` is what a GPU does for it, and is found out by itself. Raises ModelError for a model that cannot be
-        run on frames.
+        in fp32 where it would answer something else then; in groups of 8 or 4 bits it is faster still, and answers
+        something else; where that cannot be had, they are in fp16. Or the model is in bf16, and stays so. `window`
+        (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU
+        most of what is free; `slots`, what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the
+        number of cores. `gpu` is what a GPU does for it, and is found out by itself. Raises ModelError for a model that
+        cannot be run on frames.
         """
         self._model = model.eval()
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -102,13 +107,14 @@ class TorchMachine(HFVocabulary):
             probe = Probe(model, self._memory(2 * frames_for(PROBE), layers.shapes), self._pack)
             self._forward: Forward = partial(_as_it_is, model)
             probe.on_frames(self._forward)
-            #: Why the weights are in fp32 although fp16 was wanted; nothing if they are what was wanted.
-            self.whole = halved(model, lambda: probe.alone(self._forward)) if weights == "fp16" else ""
-            self.weights: Weights = "fp32" if self.whole else weights
-            if self._kernel and self.weights == "fp16":
-                self._forward = probe.lean(self._forward, layers, self._kernel)
+            self._weigh(weights, probe)
+            if self._kernel and self.weights in (*BITS, "fp16"):
+                kind = Lean if self.weights == "fp16" else Whole
+                self._forward = probe.lean(self._forward, kind, layers, self._kernel)
+                if isinstance(self._forward, Whole):  # its rows need no company for their bits
+                    self._pack = partial(NativeBatch, kernel=self._kernel, align=1)
             #: Whether the model is run in few steps, and not as it is.
-            self.lean = isinstance(self._forward, Lean)
+            self.lean = isinstance(self._forward, Lean | Whole)
             #: Other weights give other tokens, so they are another machine.
             self.name = f"{name},{self.weights}"
             #: Why ticks on a GPU are not run as graphs; nothing if they are, and on a CPU.
@@ -127,6 +133,17 @@ class TorchMachine(HFVocabulary):
             if self._gpu and not self.launched:
                 self._decoder = cuda.Decoder(self._places.pool, self._forward, self._gpu, self._said)
             self.costs = self._measured()
+
+    def _weigh(self, weights: Weights, probe: Probe) -> None:
+        """Keep the weights in the form that is wanted, or in the next best."""
+        #: Why the weights are not what was wanted; nothing if they are.
+        self.whole = ""
+        self.weights: Weights = weights
+        if weights in BITS:
+            why = grouped(self._model, self._kernel, BITS[weights]) if self._kernel else "there are no kernels in C"
+            self.whole, self.weights = why, "fp16" if why else weights
+        if self.weights == "fp16" and (why := halved(self._model, lambda: probe.alone(self._forward))):
+            self.whole, self.weights = f"{self.whole}; {why}" if self.whole else why, "fp32"
 
     def _measured(self) -> Costs:
         """Measure what the work costs, on frames that nobody has yet."""
@@ -222,7 +239,7 @@ class TorchMachine(HFVocabulary):
         if self.problem:
             yield f"{self.problem}; messages are marked with `User:` and `Assistant:`"
         if self.whole:
-            yield f"its weights stay in fp32, which is slower: {self.whole}"
+            yield f"its weights stay in {self.weights}, which is slower: {self.whole}"
         if self.slow:
             yield f"attention is done in torch, which is slower: {self.slow}"
         if self._places.missing:
@@ -360,10 +377,10 @@ class Probe:
                 f"{float((ours[0] - plain).abs().max()):.2g}; it has a state that is not in keys and values"
             )
 
-    def lean(self, forward: Forward, layers: Recorder, kernel: Kernel) -> Forward:
+    def lean(self, forward: Forward, kind: type[Lean | Whole], layers: Recorder, kernel: Kernel) -> Forward:
         """Give a leaner forward that computes the same, or else the one that is there."""
         try:
-            lean = Lean(self._model, layers.attentions, kernel)
+            lean = kind(self._model, layers.attentions, kernel)
         except (ValueError, AttributeError):  # it is of another form
             return forward
         return lean if self._close(self.in_company(lean), self.alone(forward)) else forward

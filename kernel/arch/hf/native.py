@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from tokix.kernel.arch.hf import models
 from tokix.kernel.arch.hf.reference import ModelError
 
-SOURCES = [Path(__file__).with_name(name) for name in ("paged.c", "rows.c")]
-HEADERS = [Path(__file__).with_name("lanes.h")]
+SOURCES = [Path(__file__).with_name(name) for name in ("paged.c", "rows.c", "grouped.c", "whole.c")]
+HEADERS = [Path(__file__).with_name(name) for name in ("lanes.h", "paged.h", "share.h", "grouped.h")]
 #: Sums keep their order (no -ffast-math); a product and a sum become one instruction wherever that is there.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp")
 #: The widest query and value that paged.c has room for.
@@ -35,7 +35,7 @@ class Missing(Exception):
 
 
 class Layer(ctypes.Structure):
-    """`Layer` of paged.c."""
+    """`Layer` of paged.h."""
 
     _fields_ = [
         ("pool", ctypes.c_void_p),
@@ -47,11 +47,59 @@ class Layer(ctypes.Structure):
     ]
 
 
+class Product(ctypes.Structure):
+    """`Product` of grouped.h."""
+
+    _fields_ = [
+        ("tiles", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("bits", "width", "outputs", "paired")),
+    ]
+
+
+class Block(ctypes.Structure):
+    """`Block` of whole.c."""
+
+    _fields_ = [
+        ("layer", Layer),
+        *((name, Product) for name in ("together", "out", "gates", "down")),
+        *((name, ctypes.c_void_p) for name in ("before", "after")),
+        *((name, ctypes.c_float) for name in ("before_epsilon", "after_epsilon")),
+    ]
+
+
+class Model(ctypes.Structure):
+    """`Model` of whole.c."""
+
+    _fields_ = [
+        ("blocks", ctypes.POINTER(Block)),
+        *((name, ctypes.c_int64) for name in ("count", "width")),
+        ("norm", ctypes.c_void_p),
+        ("epsilon", ctypes.c_float),
+        ("head", Product),
+    ]
+
+
+class Work(ctypes.Structure):
+    """`Work` of whole.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("tables", "bases", "positions")),
+        ("count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine")),
+        *((name, ctypes.c_int64) for name in ("asked", "panel", "threads")),
+        *((name, ctypes.c_void_p) for name in ("rows", "x", "normed", "packed", "seen", "gated", "logits")),
+        *((name, ctypes.c_void_p) for name in ("panels", "shares")),
+    ]
+
+
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 ARGUMENTS = {
     "tokix_attend": [_POINTER] * 4 + [_COUNT] + [_POINTER, _COUNT, _COUNT] * 3 + [_POINTER] * 3,
     "tokix_norm": [_POINTER] * 3 + [ctypes.c_float, _COUNT, _COUNT, _POINTER],
     "tokix_gate": [_POINTER, _COUNT, _COUNT, _POINTER],
+    "tokix_product": [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT],
+    "tokix_whole": [_POINTER, _POINTER],
 }
 #: A library with these functions.
 Kernel = ctypes.CDLL

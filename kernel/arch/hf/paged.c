@@ -11,20 +11,11 @@
  * Compiled by native.py for the machine that runs it. Without -ffast-math: that would let sums be reordered, and would
  * switch off denormal numbers for the whole process.
  */
-#include "lanes.h"
+#include "paged.h"
 
 /* Widest query and value; most heads of a group that are done together (their sums have to fit into registers). */
 #define WIDEST 512
 #define TOGETHER 4
-
-/* What is the same for all tokens of a layer. Strides are in floats. */
-typedef struct {
-    float *pool;
-    int64_t record, keys, values; /* floats in a frame; where the keys and the values of this layer begin in it */
-    int64_t heads, group, key_width, value_width, window;
-    float scale, softcap;
-    const float *sinks;
-} Layer;
 
 INLINE float largest(const float *x, float so_far)
 {
@@ -154,6 +145,34 @@ static void write(const Layer *layer, const int32_t *table, int64_t position, in
     memcpy(values, value, layer->value_width * sizeof(float));
 }
 
+/* What a token writes of one head. */
+void tokix_write_one(const Layer *layer, const Tokens *at, const Attended *of, int64_t t, int64_t h)
+{
+    const int64_t turns = of->cosine ? layer->key_width : 0;
+    write(layer, at->tables + at->bases[t], at->positions[t], h, of->key + t * of->key_token + h * of->key_head,
+          of->cosine + t * turns, of->sine + t * turns, of->value + t * of->value_token + h * of->value_head);
+}
+
+/* What a token reads with the queries of one head. All that it reaches has been written. */
+void tokix_attend_one(const Layer *layer, const Tokens *at, const Attended *of, int64_t t, int64_t h)
+{
+    const int64_t heads = layer->heads, group = layer->group, turns = of->cosine ? layer->key_width : 0;
+    for (int64_t g = 0; g < group; g += TOGETHER) {
+        const int64_t first = h * group + g;
+        const int32_t *table = at->tables + at->bases[t];
+        const float *q = of->query + t * of->query_token + first * of->query_head;
+        const float *c = of->cosine + t * turns, *s = of->sine + t * turns;
+        const float *sinks = layer->sinks ? layer->sinks + first : 0;
+        float *to = of->out + (t * heads * group + first) * layer->value_width;
+        switch (group - g) {
+        case 1: attend(1, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
+        case 2: attend(2, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
+        case 3: attend(3, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
+        default: attend(4, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to);
+        }
+    }
+}
+
 /* Token t is at positions[t] of the table that begins at tables[bases[t]]. `out` is [tokens][heads * group][width].
  * Queries and keys are turned by cosine and sine, [tokens][key width], if these are given. */
 void tokix_attend(const Layer *layer, const int32_t *tables, const int64_t *bases, const int64_t *positions,
@@ -161,30 +180,16 @@ void tokix_attend(const Layer *layer, const int32_t *tables, const int64_t *base
                   int64_t key_token, int64_t key_head, const float *value, int64_t value_token, int64_t value_head,
                   const float *cosine, const float *sine, float *out)
 {
-    const int64_t heads = layer->heads, group = layer->group, turns = cosine ? layer->key_width : 0;
+    const Tokens at = {tables, bases, positions, tokens};
+    const Attended of = {query, query_token, query_head, key, key_token, key_head, value, value_token, value_head,
+                         cosine, sine, out};
 #pragma omp parallel
     {
 #pragma omp for
         for (int64_t t = 0; t < tokens; t++)
-            for (int64_t h = 0; h < heads; h++)
-                write(layer, tables + bases[t], positions[t], h, key + t * key_token + h * key_head,
-                      cosine + t * turns, sine + t * turns, value + t * value_token + h * value_head);
+            for (int64_t h = 0; h < layer->heads; h++) tokix_write_one(layer, &at, &of, t, h);
 #pragma omp for collapse(2) schedule(dynamic, 1)
         for (int64_t t = 0; t < tokens; t++)
-            for (int64_t h = 0; h < heads; h++)
-                for (int64_t g = 0; g < group; g += TOGETHER) {
-                    const int64_t first = h * group + g;
-                    const int32_t *table = tables + bases[t];
-                    const float *q = query + t * query_token + first * query_head;
-                    const float *c = cosine + t * turns, *s = sine + t * turns;
-                    const float *sinks = layer->sinks ? layer->sinks + first : 0;
-                    float *to = out + (t * heads * group + first) * layer->value_width;
-                    switch (group - g) {
-                    case 1: attend(1, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
-                    case 2: attend(2, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
-                    case 3: attend(3, layer, table, positions[t], h, q, query_head, c, s, sinks, to); break;
-                    default: attend(4, layer, table, positions[t], h, q, query_head, c, s, sinks, to);
-                    }
-                }
+            for (int64_t h = 0; h < layer->heads; h++) tokix_attend_one(layer, &at, &of, t, h);
     }
 }

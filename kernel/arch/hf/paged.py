@@ -32,7 +32,8 @@ class NativeBatch(Packed):
     #: libraries have other instructions for what is left over. Of use only where attention is exact, too.
     align = 4
 
-    def __init__(self, pool: Pool, rows: Sequence[Row], kernel: Kernel) -> None:
+    def __init__(self, pool: Pool, rows: Sequence[Row], kernel: Kernel, align: int = 4) -> None:
+        self.align = align
         super().__init__(pool, rows)
         tables: list[int] = []
         bases: list[int] = []
@@ -42,14 +43,15 @@ class NativeBatch(Packed):
         self.kernel = kernel
         self._tables = torch.tensor(tables, dtype=torch.int32)
         self._bases = torch.tensor(bases)
-        self._where = self._tables.data_ptr(), self._bases.data_ptr(), self.positions.data_ptr(), self.count
+        #: Where the tokens are, as paged.c wants it.
+        self.where = self._tables.data_ptr(), self._bases.data_ptr(), self.positions.data_ptr(), self.count
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         query, key, value = dense(query), dense(key), dense(value)
         out = self._room(query, query.shape[1] * value.shape[3])
         how = describe(self.pool, layer, query.shape[1], attention)
         places = *place(query), *place(key), *place(value)
-        self.kernel.tokix_attend(byref(how), *self._where, *places, None, None, out.data_ptr())
+        self.kernel.tokix_attend(byref(how), *self.where, *places, None, None, out.data_ptr())
         return out.unflatten(2, (query.shape[1], -1))
 
     def attend_turned(self, how: native.Layer, packed: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class NativeBatch(Packed):
         start, size, token = packed.data_ptr(), packed.element_size(), packed.stride(1)
         self.kernel.tokix_attend(
             byref(how),
-            *self._where,
+            *self.where,
             *(start, token, how.key_width),
             *(start + size * queries, token, how.key_width),
             *(start + size * keys, token, how.value_width),

@@ -3,7 +3,7 @@
 Activations and sums stay in fp32 (fbgemm, https://github.com/pytorch/FBGEMM). Projections that read the same input,
 the queries, keys and values of a layer or the two halves of a gate, are one product: the first of them computes all,
 the others hand out their part. So the model stays the one of transformers, with other modules in place of its linear
-ones. Invariant: a `Halved` model can be put back as it was.
+ones. Invariant: what was `Replaced` can be put back as it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 #: How far logits may be from those in fp32, as a share of the largest, and how many choices may be others (near ties).
 TOLERANCE, OTHERS = 0.01, 0.1
+
+#: Makes one product of some linear maps of one input.
+Make = Callable[..., nn.Module]
 
 
 class HalfLinear(nn.Module):  # type: ignore[misc]
@@ -38,11 +41,12 @@ class HalfLinear(nn.Module):  # type: ignore[misc]
         return out
 
 
-class Lead(HalfLinear):
+class Lead(nn.Module):  # type: ignore[misc]
     """The first of some siblings: computes for all of them."""
 
-    def __init__(self, *linears: nn.Linear) -> None:
-        super().__init__(*linears)
+    def __init__(self, *linears: nn.Linear, make: Make = HalfLinear) -> None:
+        super().__init__()
+        self.product = make(*linears)
         self._sizes = [linear.out_features for linear in linears]
         self.given: Tensor | None = None
         self.rest: list[Tensor] = []
@@ -54,7 +58,8 @@ class Lead(HalfLinear):
 
     def together(self, x: Tensor) -> Tensor:
         """Give what is meant for the siblings, one after the other."""
-        return super().forward(x)
+        out: Tensor = self.product(x)
+        return out
 
 
 class Follow(nn.Module):  # type: ignore[misc]
@@ -72,23 +77,27 @@ class Follow(nn.Module):  # type: ignore[misc]
         return lead.rest[self._place]
 
 
-class Halved:
-    """The linear modules of a model, replaced, and what was there before."""
+class Replaced:
+    """The linear modules of a model, to be replaced, and what was there before."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Replace them; one that is in several places stays one."""
+        self._model = model
         self._before: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def replace(self, make: Make) -> None:
+        """Replace them by what is made of them; one that is in several places stays one."""
         made: dict[int, nn.Module] = {}
-        for parent in list(model.modules()):
+        for parent in list(self._model.modules()):
             for names in SIBLINGS:
                 siblings = [getattr(parent, name, None) for name in names]
                 if all(type(linear) is nn.Linear for linear in siblings):
-                    lead = Lead(*siblings)
+                    lead = Lead(*siblings, make=make)
                     for place, name in enumerate(names):
                         self._replace(parent, name, Follow(lead, place - 1) if place else lead)
             for name, linear in list(parent.named_children()):
                 if type(linear) is nn.Linear:
-                    made.setdefault(id(linear), HalfLinear(linear))
+                    if id(linear) not in made:
+                        made[id(linear)] = make(linear)
                     self._replace(parent, name, made[id(linear)])
 
     def _replace(self, parent: nn.Module, name: str, new: nn.Module) -> None:
@@ -110,7 +119,8 @@ def halved(model: nn.Module, logits: Callable[[], Tensor]) -> str:
         return f"torch {torch.__version__} has no fbgemm for this processor"
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return "the model is not on the CPU"
-    plain, replaced = logits(), Halved(model)
+    plain, replaced = logits(), Replaced(model)
+    replaced.replace(HalfLinear)
     try:
         ours = logits()
     except RuntimeError as error:
