@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +23,7 @@ from tokix.machines import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / name for name in ("LICENSE", "docs/design.md")]
-WINDOW, PIECE, TOKENS = 512, 128, 4608
+WINDOW, TOKENS = 512, 4608
 
 
 def main() -> None:
@@ -41,6 +40,7 @@ def main() -> None:
         for note in driven.notes():
             print(f"{weights}: {note}")
         figures.append(measured(driven, windows(driven, options.tokens), plain))
+        print(f"{weights}: perplexity {figures[-1]['perplexity']:.4f}", flush=True)
         del driven
     show(figures)
     if options.json:
@@ -59,7 +59,7 @@ def measured(driven: machine.TorchMachine, texts: list[list[int]], plain: list[t
     first = not plain
     loss, same, far, most, largest, count = 0.0, 0, 0.0, 0.0, 0.0, 0
     for i, tokens in enumerate(texts):
-        logits = torch.cat(list(fed(driven, tokens)))[:-1]
+        logits = fed(driven, tokens)[:-1]
         loss += float(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="sum"))
         if first:
             plain.append(logits)
@@ -78,14 +78,11 @@ def measured(driven: machine.TorchMachine, texts: list[list[int]], plain: list[t
     }
 
 
-def fed(driven: machine.TorchMachine, tokens: list[int]) -> Iterator[torch.Tensor]:
-    """Feed a text in pieces; gives the logits [tokens, vocabulary] of each."""
-    table = tuple(range(frames_for(len(tokens))))
-    for start in range(0, len(tokens), PIECE):
-        piece = tokens[start : start + PIECE]
-        with torch.inference_mode():
-            batch = driven._pack(driven._pool, [Row(table, start, piece, None)])
-            yield machine.run_padded(driven._forward, batch, list(range(len(piece))))
+def fed(driven: machine.TorchMachine, tokens: list[int]) -> torch.Tensor:
+    """Feed a text; gives the logits [tokens, vocabulary]."""
+    with torch.inference_mode():
+        batch = driven._pack(driven._pool, [Row(tuple(range(frames_for(len(tokens)))), 0, tokens, None)])
+        return machine.run_padded(driven._forward, batch, list(range(len(tokens))))
 
 
 def show(figures: list[dict[str, Any]]) -> None:

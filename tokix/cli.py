@@ -348,7 +348,8 @@ def describe_sh(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    text = "what agents think with: toy, or MODEL[,fp32] of `tokix models fetch` (default: $TOKIX_MODEL, or smollm2)"
+    forms = "MODEL[,q4|,q8|,fp32]"
+    text = f"what agents think with: toy, or {forms} of `tokix models fetch` (default: $TOKIX_MODEL, or smollm2)"
     parser.add_argument("--model", metavar="MODEL", help=text)
 
 

@@ -36,8 +36,9 @@
 #define HALF 1
 #define SLIM 1
 #endif
-/* Most tiles of a piece of work. */
+/* Most tiles of a piece of work; groups that are asked for before they are used. */
 #define MOST 6
+#define AHEAD 4
 
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 
@@ -63,6 +64,12 @@ INLINE Floats halves(Words bits)
 {
     Floats x = (Floats)((bits & 0x7fff) << 13) * 0x1p112f;
     return (Floats)((Words)x | (bits & 0x8000) << 16);
+}
+
+/* Ask memory for the weights some groups ahead: what follows a tile is the next one. */
+INLINE void ask(const int bits, const char *group)
+{
+    for (int line = 0; line < group_size(bits); line += 64) __builtin_prefetch(group + AHEAD * group_size(bits) + line);
 }
 
 /* What the weights of a group have in common. */
@@ -107,6 +114,7 @@ INLINE void few(const int bits, const int rows, const int tiles, const char *fro
         for (int tile = 0; tile < tiles; tile++) {
             group[tile] = from + (tile * groups + g) * size;
             grid[tile] = grid_of(bits, group[tile]);
+            ask(bits, group[tile]);
         }
         const int64_t count = smaller(GROUP, width - g * GROUP);
         const float *given = x + g * GROUP;
@@ -180,6 +188,7 @@ INLINE void unpack(const int bits, const char *from, int64_t groups, int64_t g, 
     for (int tile = 0; tile < SIDE; tile++) {
         const char *group = from + (tile * groups + g) * group_size(bits);
         const Grid grid = grid_of(bits, group);
+        ask(bits, group);
         for (int j = 0; j < GROUP; j += 8)
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++)

@@ -100,6 +100,17 @@ class TorchMachine(HFVocabulary):
         self._words = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
         self.window = min(window or longest, longest)
+        #: Why attention is done in torch, and nothing better; nothing if there is.
+        self.slow = ""
+        #: Why the weights are not what was wanted; nothing if they are.
+        self.whole = ""
+        self.weights: Weights = weights
+        self._pack: Pack = Batch
+        self._kernel: Kernel | None = None
+        self._gpu: Gpu | None = None
+        #: What the rows of the tick before have sampled, for those that name it.
+        self._said = torch.zeros(cuda.NAMED, dtype=torch.long, device=model.device)
+        self._told: list[int | None] = []
         with torch.inference_mode():
             layers = _layers(model)
             self._attention(layers, gpu)
@@ -136,9 +147,6 @@ class TorchMachine(HFVocabulary):
 
     def _weigh(self, weights: Weights, probe: Probe) -> None:
         """Keep the weights in the form that is wanted, or in the next best."""
-        #: Why the weights are not what was wanted; nothing if they are.
-        self.whole = ""
-        self.weights: Weights = weights
         if weights in BITS:
             why = grouped(self._model, self._kernel, BITS[weights]) if self._kernel else "there are no kernels in C"
             self.whole, self.weights = why, "fp16" if why else weights
@@ -158,14 +166,6 @@ class TorchMachine(HFVocabulary):
     def _attention(self, layers: Recorder, gpu: Gpu | None) -> None:
         """Choose what does attention: the kernel in C, a GPU, or else torch."""
         device = self._model.device
-        #: Why attention is done in torch, and nothing better.
-        self.slow = ""
-        self._pack: Pack = Batch
-        self._kernel: Kernel | None = None
-        self._gpu: Gpu | None = None
-        #: What the rows of the tick before have sampled, for those that name it.
-        self._said = torch.zeros(cuda.NAMED, dtype=torch.long, device=device)
-        self._told: list[int | None] = []
         try:
             if gpu or device.type == "cuda":
                 cuda.check(layers)
