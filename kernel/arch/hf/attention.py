@@ -5,7 +5,8 @@ values to their slots, then reads what each row reaches through its frame table.
 all layers, so a copy on write is one memcpy. The kernel in C (`paged`) does both; here is the same in torch, for where
 that cannot be had.
 
-    pool    float [frames, record]       record: for each layer K, then V, in the order that suits who reads them
+    pool    float [frames, record]       record: for each layer K, then V, in the order that suits who reads them;
+                                         in fp32, or in fp16
     query   float [1, heads, T, width]   T: the tokens of all rows, one after the other, and padding
     key     float [1, kv heads, T, width]
 
@@ -53,7 +54,7 @@ class Pool:
         for_kernel: bool,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Make room for frames of layers with these shapes.
+        """Make room for frames of layers with these shapes, in numbers of this type.
 
         The kernel wants K as [heads, width, FRAME] and V as [heads, FRAME, width], torch both as [FRAME, heads, width].
         """
@@ -161,9 +162,9 @@ class Batch(Packed):
         return self.read(layer, query, attention)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        dtype = self.pool.memory.dtype
-        self.pool.keys[layer][self.slots] = key[0, :, : self.count].transpose(0, 1).to(dtype)
-        self.pool.values[layer][self.slots] = value[0, :, : self.count].transpose(0, 1).to(dtype)
+        kind = self.pool.memory.dtype
+        self.pool.keys[layer][self.slots] = key[0, :, : self.count].transpose(0, 1).to(kind)
+        self.pool.values[layer][self.slots] = value[0, :, : self.count].transpose(0, 1).to(kind)
 
     def read(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
@@ -173,15 +174,15 @@ class Batch(Packed):
         out = packed.new_zeros((*packed.shape[:-1], width))
         if self.single:
             shape = (len(self.single), -1, heads)
-            key, value = keys[self.tables], values[self.tables]
+            key, value = keys[self.tables].to(query.dtype), values[self.tables].to(query.dtype)
             key, value = key.reshape(*shape, key.shape[-1]), value.reshape(*shape, width)
             mask = self.mask_of_singles(attention.window)
             out[self.places] = attention(
                 packed[self.places], key.transpose(1, 2), value.transpose(1, 2), mask[:, None, None]
             )
         for span in self.chunks:
-            key = keys[span.frames].flatten(0, 1)[: span.end].transpose(0, 1)[None]
-            value = values[span.frames].flatten(0, 1)[: span.end].transpose(0, 1)[None]
+            key = keys[span.frames].flatten(0, 1)[: span.end].transpose(0, 1)[None].to(query.dtype)
+            value = values[span.frames].flatten(0, 1)[: span.end].transpose(0, 1)[None].to(query.dtype)
             rows = packed[span.first : span.last]  # [n, kv heads, group, width]: n and group become one dimension
             group = rows.shape[2]
             mask = self.mask_of_chunk(span, attention.window).repeat_interleave(group, 0)

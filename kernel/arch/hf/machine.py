@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 #: Bytes of memory for frames, and of the swap file, if nobody says how many frames there are.
 MEMORY = SWAP = 1 << 30
-#: What the weights of linear maps are kept in. With bf16 all else is in bf16, too, else in fp32.
+#: What the weights of linear maps are kept in, and keys and values. With bf16 all else is in bf16, too, else in fp32.
 Weights = Literal["q4", "q8", "fp16", "fp32", "bf16"]
 #: Bits of a weight in groups.
 BITS: dict[Weights, Literal[4, 8]] = {"q4": 4, "q8": 8}
@@ -65,6 +65,8 @@ Forward = Callable[[Any, Tensor], Tensor]
 PROBE, TOLERANCE = 24, {torch.float32: 1e-3, torch.bfloat16: 0.05}
 #: Tokens of the prompt that costs are measured with.
 MEASURED = 32
+#: The difference that is allowed to frames in fp16 instead of fp32: what the weights are allowed, too.
+HALVED = 0.01
 
 
 class TorchMachine(HFVocabulary):
@@ -81,17 +83,18 @@ class TorchMachine(HFVocabulary):
         window: int | None = None,
         threads: int | None = None,
         weights: Weights = "fp32",
+        kept: Weights = "fp32",
         gpu: Gpu | None = None,
     ) -> None:
         """Take over a model of transformers, with its tokenizer, on the device where it is.
 
         The model is in fp32, and `weights` says what they are to become on the CPU: with fp16 it is faster, and is kept
         in fp32 where it would answer something else then; in groups of 8 or 4 bits it is faster still, and answers
-        something else; where that cannot be had, they are in fp16. Or the model is in bf16, and stays so. `window`
-        (tokens) is at most what the model was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU
-        most of what is free; `slots`, what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the
-        number of cores. `gpu` is what a GPU does for it, and is found out by itself. Raises ModelError for a model that
-        cannot be run on frames.
+        something else; where that cannot be had, they are in fp16. Keys and values can be `kept` in fp16, too, which is
+        half of the bytes of a frame. Or the model is in bf16, and stays so. `window` (tokens) is at most what the model
+        was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU most of what is free; `slots`,
+        what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the number of cores. `gpu` is what a GPU
+        does for it, and is found out by itself. Raises ModelError for a model that cannot be run on frames.
         """
         self._model = model.eval()
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -105,6 +108,9 @@ class TorchMachine(HFVocabulary):
         #: Why the weights are not what was wanted; nothing if they are.
         self.whole = ""
         self.weights: Weights = weights
+        #: What keys and values are kept in.
+        self.kept: Weights = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+        self._kept: torch.dtype = model.dtype
         self._pack: Pack = Batch
         self._kernel: Kernel | None = None
         self._gpu: Gpu | None = None
@@ -114,11 +120,13 @@ class TorchMachine(HFVocabulary):
         with torch.inference_mode():
             layers = _layers(model)
             self._attention(layers, gpu)
-            self.frames = frames or max(self._room(layers.shapes), 8)
             probe = Probe(model, self._memory(2 * frames_for(PROBE), layers.shapes), self._pack)
             self._forward: Forward = partial(_as_it_is, model)
             probe.on_frames(self._forward)
             self._weigh(weights, probe)
+            if self._kernel and kept == "fp16" and probe.halved_frames(self._forward):
+                self.kept, self._kept = "fp16", torch.float16
+            self.frames = frames or max(self._room(layers.shapes), 8)
             if self._kernel and self.weights in (*BITS, "fp16"):
                 kind = Lean if self.weights == "fp16" else Whole
                 self._forward = probe.lean(self._forward, kind, layers, self._kernel)
@@ -181,18 +189,18 @@ class TorchMachine(HFVocabulary):
         """Give how many frames there is memory for."""
         device = self._model.device
         memory = cuda.room(device) if device.type == "cuda" else MEMORY
-        size: int = record(shapes) * self._model.dtype.itemsize
+        size: int = record(shapes) * self._kept.itemsize
         return memory // size
 
     def _slots(self, slots: int | None, shapes: dict[int, Shape]) -> int:
         """Give how many frames the swap file is to have."""
-        size: int = record(shapes) * self._model.dtype.itemsize
+        size: int = record(shapes) * self._kept.itemsize
         return SWAP // size if slots is None else slots
 
     def _memory(self, frames: int, shapes: dict[int, Shape]) -> Pool:
         """Make a pool of frames; on a GPU with one for trash."""
-        device, dtype = self._model.device, self._model.dtype
-        return Pool(frames + bool(self._gpu), shapes, device, for_kernel=bool(self._kernel), dtype=dtype)
+        device = self._model.device
+        return Pool(frames + bool(self._gpu), shapes, device, for_kernel=bool(self._kernel), dtype=self._kept)
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick; gives a token per row, None where the row does not sample."""
@@ -270,10 +278,19 @@ def _by_row(rows: Sequence[Row], chosen: Sequence[int]) -> list[int | None]:
     return [next(tokens) if row.sampling else None for row in rows]
 
 
-def load(folder: Path, name: str, *, weights: Weights | None = None, device: str = "cpu", **shape: Any) -> TorchMachine:
+def load(
+    folder: Path,
+    name: str,
+    *,
+    weights: Weights | None = None,
+    kept: Weights | None = None,
+    device: str = "cpu",
+    **shape: Any,
+) -> TorchMachine:
     """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError.
 
-    The weights are in what is usual on the device, if nobody says (see `device`).
+    The weights are in what is usual on the device, if nobody says (see `device`); frames are kept in fp16 unless the
+    weights are in fp32, or somebody says otherwise.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -293,7 +310,8 @@ def load(folder: Path, name: str, *, weights: Weights | None = None, device: str
         advice = "; `tokix models verify` says whether it is whole" if read_note(folder) else ""
         raise ModelError(f"{name}: transformers cannot load {folder}: {_line(error)}{advice}") from error
     try:
-        return TorchMachine(model.to(device), tokenizer, name, weights=weights, **shape)
+        kept = kept or ("fp32" if weights == "fp32" else "fp16")
+        return TorchMachine(model.to(device), tokenizer, name, weights=weights, kept=kept, **shape)
     except ModelError as error:
         raise ModelError(f"{name} cannot be run: {error}") from error
     except torch.OutOfMemoryError as error:
@@ -376,6 +394,14 @@ class Probe:
                 "in pieces it computes something else than in one pass: its logits differ by "
                 f"{float((ours[0] - plain).abs().max()):.2g}; it has a state that is not in keys and values"
             )
+
+    def halved_frames(self, forward: Forward) -> bool:
+        """Keep keys and values in fp16, unless the logits are others then; says whether they are."""
+        alone, whole = self.alone(forward), self._pool
+        self._pool = Pool(len(whole.memory), whole.shapes, whole.memory.device, for_kernel=True, dtype=torch.float16)
+        if float((self.alone(forward) - alone).abs().max()) > HALVED * float(alone.abs().max()):
+            self._pool = whole
+        return self._pool is not whole
 
     def lean(self, forward: Forward, kind: type[Lean | Whole], layers: Recorder, kernel: Kernel) -> Forward:
         """Give a leaner forward that computes the same, or else the one that is there."""

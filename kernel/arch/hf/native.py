@@ -39,7 +39,7 @@ class Layer(ctypes.Structure):
 
     _fields_ = [
         ("pool", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("record", "keys", "values", "heads", "group")),
+        *((name, ctypes.c_int64) for name in ("half", "record", "keys", "values", "heads", "group")),
         *((name, ctypes.c_int64) for name in ("key_width", "value_width", "window")),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),

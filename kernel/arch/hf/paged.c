@@ -2,11 +2,13 @@
  *
  * Invariant: what comes out for a token depends on its query and on the keys and values that it reaches, in the order
  * of their positions, and on nothing else, bit for bit: not on the other tokens of the tick, on where the frames lie,
- * or on the number of threads. So frames are walked one by one from the first that is seen, a frame is always 16
- * positions wide, each sum has one order, and a slot that is not reached is not read into any sum.
+ * or on the number of threads. So frames are walked from the first that is seen, a frame is always 16 positions wide,
+ * BLOCK frames that begin at a multiple of BLOCK share a step of the softmax, each sum has one order, and a slot that
+ * is not reached is not read into any sum.
  *
  * A frame is one record of all layers. In it, keys lie [head][width][FRAME], so that 16 scores are one sum of vectors,
- * and values [head][FRAME][width]. The softmax is computed as the frames come (https://arxiv.org/abs/1805.02867).
+ * and values [head][FRAME][width]; the numbers are in fp32 or in fp16, sums are always in fp32. The softmax is computed
+ * as the blocks come (https://arxiv.org/abs/1805.02867).
  *
  * Compiled by native.py for the machine that runs it. Without -ffast-math: that would let sums be reordered, and would
  * switch off denormal numbers for the whole process.
@@ -16,57 +18,123 @@
 /* Widest query and value; most heads of a group that are done together (their sums have to fit into registers). */
 #define WIDEST 512
 #define TOGETHER 4
+/* Frames of one step of the softmax, and the positions in them. */
+#define BLOCK 4
+#define SPAN (BLOCK * FRAME)
+/* Vectors of a head's sums that are in registers at a time: enough that no addition waits for the one before it. */
+#define MANY (LANES == 8 ? 2 : 4)
+/* The sums that a score is computed in. */
+#define WAYS (MANY / PARTS)
+
+/* Give LANES numbers of the pool. */
+INLINE Floats kept(const void *pool, int64_t at, const int half)
+{
+    return half ? widened((const uint16_t *)pool + at) : load((const float *)pool + at);
+}
+
+INLINE void keep(void *pool, int64_t at, const int half, float x)
+{
+    if (half) ((uint16_t *)pool)[at] = halved(x);
+    else ((float *)pool)[at] = x;
+}
+
+/* Tell the processor what will be read: it does not guess what lies in another frame. */
+INLINE void announce(const void *pool, int64_t at, int64_t size, const int half)
+{
+    const char *from = (const char *)pool + at * (half ? 2 : 4);
+    for (int64_t i = 0; i < size * (half ? 2 : 4); i += 64) __builtin_prefetch(from + i);
+}
 
 INLINE float largest(const float *x, float so_far)
 {
-    for (int i = 0; i < FRAME; i++) so_far = x[i] > so_far ? x[i] : so_far;
+    Floats most = load(x);
+    for (int i = LANES; i < SPAN; i += LANES) {
+        Floats next = load(x + i);
+        most = pick(next > most, next, most);
+    }
+    for (int i = 0; i < LANES; i++) so_far = most[i] > so_far ? most[i] : so_far;
     return so_far;
 }
 
 INLINE float sum(const float *x)
 {
+    Floats total = load(x);
+    for (int i = LANES; i < SPAN; i += LANES) total += load(x + i);
     float a[4] = {0};
-    for (int i = 0; i < FRAME; i++) a[i % 4] += x[i];
+    for (int i = 0; i < LANES; i++) a[i % 4] += total[i];
     return (a[0] + a[1]) + (a[2] + a[3]);
 }
 
 /* Scores of `count` heads against the 16 keys of a frame. */
-INLINE void score(const int count, const float *query, int64_t query_head, const float *keys, int64_t width,
-                  float scores[][FRAME])
+INLINE void score(const int count, const int half, const float query[][WIDEST], const void *pool, int64_t keys,
+                  int64_t width, float scores[][SPAN])
 {
-    Floats sums[TOGETHER][PARTS] = {0};
-    for (int64_t d = 0; d < width; d++)
-        for (int part = 0; part < PARTS; part++) {
-            Floats k = load(keys + d * FRAME + part * LANES);
+    Floats sums[TOGETHER][PARTS][WAYS] = {0};
+    int64_t d = 0;
+    for (; d + WAYS <= width; d += WAYS)
 #pragma GCC unroll 4
-            for (int g = 0; g < count; g++) sums[g][part] += query[g * query_head + d] * k;
+        for (int way = 0; way < WAYS; way++)
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++) {
+                Floats k = kept(pool, keys + (d + way) * FRAME + part * LANES, half);
+#pragma GCC unroll 4
+                for (int g = 0; g < count; g++) sums[g][part][way] += query[g][d + way] * k;
+            }
+    for (; d < width; d++)
+        for (int part = 0; part < PARTS; part++) {
+            Floats k = kept(pool, keys + d * FRAME + part * LANES, half);
+            for (int g = 0; g < count; g++) sums[g][part][0] += query[g][d] * k;
         }
     for (int g = 0; g < count; g++)
-        for (int part = 0; part < PARTS; part++) store(scores[g] + part * LANES, sums[g][part]);
+        for (int part = 0; part < PARTS; part++) {
+            for (int way = 1; way < WAYS; way++) sums[g][part][0] += sums[g][part][way];
+            store(scores[g] + part * LANES, sums[g][part][0]);
+        }
 }
 
-/* Add the values of a frame's positions first..end, times their weights, to the sums of `count` heads. */
-INLINE void gather(const int count, const float *values, int64_t width, int first, int end,
-                   float weights[][FRAME], const float *shrink, float sums[][WIDEST])
+/* The slots of a block that a token reaches: first..end; `at` says where the values of each of its frames begin. */
+typedef struct {
+    const void *pool;
+    int64_t at[BLOCK], width;
+    int first, end;
+} Reach;
+
+/* Add the values of a block, times their weights, to `many` vectors of the sums of `count` heads. */
+INLINE void gather(const int count, const int half, const int many, const Reach *reach, int64_t d,
+                   const float weights[][SPAN], const float *shrink, float sums[][WIDEST])
+{
+    Floats a[TOGETHER][MANY];
+    for (int g = 0; g < count; g++)
+        for (int n = 0; n < many; n++) a[g][n] = load(sums[g] + d + n * LANES) * shrink[g];
+    for (int i = reach->first; i < reach->end; i++) {
+        const int64_t at = reach->at[i / FRAME] + i % FRAME * reach->width + d;
+#pragma GCC unroll 4
+        for (int n = 0; n < many; n++) {
+            Floats v = kept(reach->pool, at + n * LANES, half);
+#pragma GCC unroll 4
+            for (int g = 0; g < count; g++) a[g][n] += weights[g][i] * v;
+        }
+    }
+    for (int g = 0; g < count; g++)
+        for (int n = 0; n < many; n++) store(sums[g] + d + n * LANES, a[g][n]);
+}
+
+/* The same for all of them. */
+INLINE void gather_all(const int count, const int half, const Reach *reach, const float weights[][SPAN],
+                       const float *shrink, float sums[][WIDEST])
 {
     int64_t d = 0;
-    for (; d + FRAME <= width; d += FRAME) {
-        Floats a[TOGETHER][PARTS];
-        for (int g = 0; g < count; g++)
-            for (int part = 0; part < PARTS; part++) a[g][part] = load(sums[g] + d + part * LANES) * shrink[g];
-        for (int i = first; i < end; i++)
-            for (int part = 0; part < PARTS; part++) {
-                Floats v = load(values + i * width + d + part * LANES);
-#pragma GCC unroll 4
-                for (int g = 0; g < count; g++) a[g][part] += weights[g][i] * v;
-            }
-        for (int g = 0; g < count; g++)
-            for (int part = 0; part < PARTS; part++) store(sums[g] + d + part * LANES, a[g][part]);
-    }
-    for (; d < width; d++)
+    for (; d + MANY * LANES <= reach->width; d += MANY * LANES)
+        gather(count, half, MANY, reach, d, weights, shrink, sums);
+    for (; d + LANES <= reach->width; d += LANES) gather(count, half, 1, reach, d, weights, shrink, sums);
+    for (; d < reach->width; d++)
         for (int g = 0; g < count; g++) {
             float a = sums[g][d] * shrink[g];
-            for (int i = first; i < end; i++) a += weights[g][i] * values[i * width + d];
+            for (int i = reach->first; i < reach->end; i++) {
+                const int64_t at = reach->at[i / FRAME] + i % FRAME * reach->width + d;
+                const float v = half ? single(((const uint16_t *)reach->pool)[at]) : ((const float *)reach->pool)[at];
+                a += weights[g][i] * v;
+            }
             sums[g][d] = a;
         }
 }
@@ -83,48 +151,50 @@ INLINE void turn(const float *x, int64_t width, const float *cosine, const float
 }
 
 /* `count` heads of a token at `position`, which share the keys and values of `head`. */
-INLINE void attend(const int count, const Layer *layer, const int32_t *table, int64_t position, int64_t head,
-                   const float *query, int64_t query_head, const float *cosine, const float *sine,
+INLINE void attend(const int count, const int half, const Layer *layer, const int32_t *table, int64_t position,
+                   int64_t head, const float *query, int64_t query_head, const float *cosine, const float *sine,
                    const float *sinks, float *out)
 {
-    float turned[TOGETHER][WIDEST];
-    if (cosine) {
-        for (int g = 0; g < count; g++) turn(query + g * query_head, layer->key_width, cosine, sine, turned[g]);
-        query = turned[0];
-        query_head = WIDEST;
-    }
-    const int64_t seen = position + 1, width = layer->value_width;
+    const int64_t key_width = layer->key_width, width = layer->value_width, seen = position + 1;
     const int64_t start = layer->window && layer->window < seen ? seen - layer->window : 0;
-    float top[TOGETHER], total[TOGETHER], shrink[TOGETHER], weights[TOGETHER][FRAME], sums[TOGETHER][WIDEST];
+    const int64_t keys = layer->keys + head * key_width * FRAME, values = layer->values + head * FRAME * width;
+    float asked[TOGETHER][WIDEST], sums[TOGETHER][WIDEST], weights[TOGETHER][SPAN];
+    float top[TOGETHER], total[TOGETHER], shrink[TOGETHER];
     for (int g = 0; g < count; g++) {
+        if (cosine) turn(query + g * query_head, key_width, cosine, sine, asked[g]);
+        else memcpy(asked[g], query + g * query_head, key_width * sizeof(float));
+        for (int64_t d = 0; d < key_width; d++) asked[g][d] *= layer->scale;
         top[g] = sinks ? sinks[g] : -1e30f;
         total[g] = sinks ? 1.f : 0.f;
         memset(sums[g], 0, width * sizeof(float));
     }
-    for (int64_t frame = start / FRAME; frame * FRAME < seen; frame++) {
-        const float *record = layer->pool + table[frame] * layer->record;
-        const int first = start > frame * FRAME ? start - frame * FRAME : 0;
-        const int end = seen - frame * FRAME < FRAME ? seen - frame * FRAME : FRAME;
-        score(count, query, query_head, record + layer->keys + head * layer->key_width * FRAME, layer->key_width,
-              weights);
+    for (int64_t base = start / SPAN * SPAN; base < seen; base += SPAN) {
+        Reach reach = {layer->pool, {0}, width, start > base ? start - base : 0, seen - base < SPAN ? seen - base : SPAN};
+        for (int f = reach.first / FRAME; f * FRAME < reach.end; f++) {
+            const int64_t record = table[base / FRAME + f] * layer->record;
+            reach.at[f] = record + values;
+            announce(layer->pool, record + values, FRAME * width, half);
+            if (base + f * FRAME + SPAN < seen)
+                announce(layer->pool, table[base / FRAME + f + BLOCK] * layer->record + keys, FRAME * key_width, half);
+            float(*scores)[SPAN] = (float(*)[SPAN])(weights[0] + f * FRAME);
+            score(count, half, asked, layer->pool, record + keys, key_width, scores);
+        }
         for (int g = 0; g < count; g++) {
-            for (int part = 0; part < PARTS; part++) {
-                Floats x = load(weights[g] + part * LANES) * layer->scale;
-                if (layer->softcap > 0) x = hyperbolic_tangent(x / layer->softcap) * layer->softcap;
-                store(weights[g] + part * LANES, x);
-            }
-            for (int i = 0; i < first; i++) weights[g][i] = -1e30f;
-            for (int i = end; i < FRAME; i++) weights[g][i] = -1e30f;
+            if (layer->softcap > 0)
+                for (int i = reach.first / FRAME * FRAME; i < reach.end; i += LANES)
+                    store(weights[g] + i, hyperbolic_tangent(load(weights[g] + i) / layer->softcap) * layer->softcap);
+            for (int i = 0; i < reach.first; i++) weights[g][i] = -1e30f;
+            for (int i = reach.end; i < SPAN; i++) weights[g][i] = -1e30f;
             const float before = top[g];
             top[g] = largest(weights[g], before);
             shrink[g] = exponential(all(before - top[g]))[0];
-            for (int part = 0; part < PARTS; part++)
-                store(weights[g] + part * LANES, exponential(load(weights[g] + part * LANES) - top[g]));
-            for (int i = 0; i < first; i++) weights[g][i] = 0;
-            for (int i = end; i < FRAME; i++) weights[g][i] = 0;
+            for (int i = 0; i < SPAN; i += LANES)
+                store(weights[g] + i, exponential(load(weights[g] + i) - top[g]));
+            for (int i = 0; i < reach.first; i++) weights[g][i] = 0;
+            for (int i = reach.end; i < SPAN; i++) weights[g][i] = 0;
             total[g] = total[g] * shrink[g] + sum(weights[g]);
         }
-        gather(count, record + layer->values + head * FRAME * width, width, first, end, weights, shrink, sums);
+        gather_all(count, half, &reach, weights, shrink, sums);
     }
     for (int g = 0; g < count; g++)
         for (int64_t d = 0; d < width; d++) out[g * width + d] = sums[g][d] / total[g];
@@ -133,16 +203,17 @@ INLINE void attend(const int count, const Layer *layer, const int32_t *table, in
 static void write(const Layer *layer, const int32_t *table, int64_t position, int64_t head, const float *key,
                   const float *cosine, const float *sine, const float *value)
 {
+    const int half = layer->half != 0;
+    const int64_t record = table[position / FRAME] * layer->record, slot = position % FRAME;
+    const int64_t keys = record + layer->keys + head * layer->key_width * FRAME + slot;
+    const int64_t values = record + layer->values + (head * FRAME + slot) * layer->value_width;
     float turned[WIDEST];
     if (cosine) {
         turn(key, layer->key_width, cosine, sine, turned);
         key = turned;
     }
-    float *record = layer->pool + table[position / FRAME] * layer->record;
-    float *keys = record + layer->keys + head * layer->key_width * FRAME + position % FRAME;
-    float *values = record + layer->values + (head * FRAME + position % FRAME) * layer->value_width;
-    for (int64_t d = 0; d < layer->key_width; d++) keys[d * FRAME] = key[d];
-    memcpy(values, value, layer->value_width * sizeof(float));
+    for (int64_t d = 0; d < layer->key_width; d++) keep(layer->pool, keys + d * FRAME, half, key[d]);
+    for (int64_t d = 0; d < layer->value_width; d++) keep(layer->pool, values + d, half, value[d]);
 }
 
 /* What a token writes of one head. */
@@ -164,11 +235,18 @@ void tokix_attend_one(const Layer *layer, const Tokens *at, const Attended *of, 
         const float *c = of->cosine + t * turns, *s = of->sine + t * turns;
         const float *sinks = layer->sinks ? layer->sinks + first : 0;
         float *to = of->out + (t * heads * group + first) * layer->value_width;
-        switch (group - g) {
-        case 1: attend(1, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
-        case 2: attend(2, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
-        case 3: attend(3, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); break;
-        default: attend(4, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to);
+#define ATTEND(count, half) \
+    attend(count, half, layer, table, at->positions[t], h, q, of->query_head, c, s, sinks, to); \
+    break
+        switch ((group - g < TOGETHER ? group - g : TOGETHER) + (layer->half ? TOGETHER : 0)) {
+        case 1: ATTEND(1, 0);
+        case 2: ATTEND(2, 0);
+        case 3: ATTEND(3, 0);
+        case 4: ATTEND(4, 0);
+        case 5: ATTEND(1, 1);
+        case 6: ATTEND(2, 1);
+        case 7: ATTEND(3, 1);
+        case 8: ATTEND(4, 1);
         }
     }
 }

@@ -2,10 +2,10 @@
 #pragma once
 #include "lanes.h"
 
-/* What is the same for all tokens of a layer. Strides are in floats. */
+/* What is the same for all tokens of a layer. Strides count numbers, of 2 bytes if `half` is not 0, of 4 else. */
 typedef struct {
-    float *pool;
-    int64_t record, keys, values; /* floats in a frame; where the keys and the values of this layer begin in it */
+    void *pool;
+    int64_t half, record, keys, values; /* numbers in a frame; where keys and values of this layer begin in it */
     int64_t heads, group, key_width, value_width, window;
     float scale, softcap;
     const float *sinks;

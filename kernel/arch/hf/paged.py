@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import byref
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,6 +90,7 @@ def describe(pool: Pool, layer: int, query_heads: int, attention: Attention) -> 
         raise ValueError("sinks are wanted in fp32, one after the other")
     return native.Layer(
         pool.memory.data_ptr(),
+        pool.memory.dtype == torch.float16,
         pool.memory.stride(0),
         *pool.offsets[layer],
         heads,
@@ -129,14 +131,17 @@ def difference(kernel: Kernel) -> float:
     """Compare the kernel with torch: chunks and single rows, odd widths, windows, soft caps, sinks."""
     draws = torch.Generator().manual_seed(0)
     worst = 0.0
-    for heads, group, key, value in ((2, 3, 24, 40), (1, 6, 64, 64), (3, 1, 20, 8)):
+    shapes = ((2, 3, 24, 40), (1, 6, 64, 64), (3, 1, 20, 8), (1, 4, 18, 96))
+    for dtype, (heads, group, key, value) in product((torch.float32, torch.float16), shapes):
         sinks = torch.randn(heads * group, generator=draws)
         for how in (Attention(), Attention(0.3, 21), Attention(None, 5, 2.0), Attention(0.2, 40, None, sinks)):
-            pools = [Pool(16, {0: Shape(heads, key, value)}, torch.device("cpu"), for_kernel=True) for _ in range(2)]
-            pools[0].memory.normal_(generator=draws)
+            layers, cpu = {0: Shape(heads, key, value)}, torch.device("cpu")
+            pools = [Pool(16, layers, cpu, for_kernel=True, dtype=dtype) for _ in range(2)]
+            pools[0].memory.copy_(torch.randn(pools[0].memory.shape, generator=draws))
             pools[1].memory.copy_(pools[0].memory)
             feeds = ((5, 1, (3, 9)), (47, 1, (7, 1, 12)), (0, 18, (5, 2)), (30, 9, (11, 4, 6)), (15, 2, (8, 0)))
-            rows = [Row(table, start, [0] * count, None) for start, count, table in feeds]
+            long = (75, 3, (10, 13, 14, 15, 0))  # reads over the end of a block
+            rows = [Row(table, start, [0] * count, None) for start, count, table in (*feeds, long)]
             batches = NativeBatch(pools[0], rows, kernel), Batch(pools[1], rows)
             size = batches[0].ids.shape[1]
             query = torch.randn(1, heads * group, size, key, generator=draws)
