@@ -1,8 +1,8 @@
 """Peers of the machine as long-lived child processes, so that rounds of all of them can take turns.
 
 A peer is a script here that answers one line of JSON on stdin, `{"do": NAME, ...}`, with one on stdout, and ends with
-its input. One with pins beside it (`SCRIPT.txt`) has an environment of its own, any other runs in this one, for it needs
-what tokix needs. What a peer prints else is kept for the message if it dies.
+its input. One with pins beside it (`SCRIPT.txt`) has an environment of its own, any other runs in this one, for it
+needs what tokix needs. What a peer prints else is kept for the message if it dies.
 """
 
 import json
