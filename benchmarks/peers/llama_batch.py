@@ -119,13 +119,17 @@ class Peer:
         """Take the fastest setting for these prompts, with so many threads or fewer."""
         if self.context:
             self.context.close()
-        found: dict[tuple[int, bool], float] = {}
+        self.context, best = None, (0.0, 0, False)
         for count, flash in product(sorted({1, threads}), (False, True)):
             context = Context(self.model, prompts, room, count, flash)
-            found[count, flash] = sorted(context.decode(TRIED)[0])[TRIED // 2]
-            context.close()
-        count, flash = min(found, key=found.__getitem__)
-        self.context = Context(self.model, prompts, room, count, flash)
+            ms = sorted(context.decode(TRIED)[0])[TRIED // 2]
+            if self.context and ms >= best[0]:
+                context.close()
+                continue
+            if self.context:
+                self.context.close()
+            self.context, best = context, (ms, count, flash)
+        _, count, flash = best
         return {"threads": count, "flash attention": flash}
 
     def decode(self, ticks: int) -> dict[str, object]:
