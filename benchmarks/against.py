@@ -107,7 +107,7 @@ class Ours:
 
     def bytes_of(self, rows: int, context: int) -> float:
         """Count what a tick has to read."""
-        model, pool = self.machine._model, self.machine._pool
+        model, pool = self.machine._model, self.machine._places.pool
         numbers = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
         halves = 2 if self.machine.weights == "fp16" else 4
         return halves * numbers + rows * context * pool.memory.element_size() * record(pool.shapes) / FRAME

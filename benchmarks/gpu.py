@@ -201,9 +201,9 @@ def measured(
         "generate": lambda bursts: peer(model, bursts, shape, generate),
         "continuous": lambda bursts: peer(model, bursts, shape, continuous),
     }
-    token = sum(heads * (key + value) for heads, key, value in machine._pool.shapes.values())
+    token = sum(heads * (key + value) for heads, key, value in machine._places.pool.shapes.values())
     for bursts in shape.bursts:
-        read = weights + bursts * (shape.context + shape.steps / 2) * token * machine._pool.memory.element_size()
+        read = weights + bursts * (shape.context + shape.steps / 2) * token * machine._places.pool.memory.element_size()
         for way in chosen:
             try:
                 seconds = ways[way](bursts)

@@ -81,7 +81,7 @@ def measured(driven: machine.TorchMachine, texts: list[list[int]], plain: list[t
 def fed(driven: machine.TorchMachine, tokens: list[int]) -> torch.Tensor:
     """Feed a text; gives the logits [tokens, vocabulary]."""
     with torch.inference_mode():
-        batch = driven._pack(driven._pool, [Row(tuple(range(frames_for(len(tokens)))), 0, tokens, None)])
+        batch = driven._pack(driven._places.pool, [Row(tuple(range(frames_for(len(tokens)))), 0, tokens, None)])
         return machine.run_padded(driven._forward, batch, list(range(len(tokens))))
 
 

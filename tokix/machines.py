@@ -79,8 +79,8 @@ def interruptible() -> Iterator[None]:
 def load(reference: str, *, frames: int | None = None, window: int | None = None) -> tuple[Machine, Encoder]:
     """Load a machine and what turns texts into vectors; raises NoMachine.
 
-    The reference of a model may end with the form of its weights, as in `smollm2,fp32` or `smollm2,q4`; else they are in
-    fp16, and on a GPU in bf16. What is not in the cache yet is fetched and converted, which is said on the terminal.
+    The reference of a model may end with the form of its weights, as in `smollm2,fp32` or `smollm2,q4`; else they are
+    in fp16, and on a GPU in bf16. What is not in the cache yet is fetched and converted, which is said on the terminal.
     """
     if reference == TOY:
         return ToyMachine(frames or 256, window or 2048), ToyEncoder()

@@ -169,7 +169,8 @@ class Batch(Packed):
     def read(self, layer: int, query: Tensor, attention: Attention) -> Tensor:
         keys, values = self.pool.keys[layer], self.pool.values[layer]
         heads, width = keys.shape[2], values.shape[3]
-        query = query.to(keys.dtype)
+        if keys.dtype != torch.float16:  # which is a form to keep numbers in, and none to compute with
+            query = query.to(keys.dtype)
         packed = query[0].transpose(0, 1).unflatten(1, (heads, -1))  # [T, kv heads, group, width]
         out = packed.new_zeros((*packed.shape[:-1], width))
         if self.single:
