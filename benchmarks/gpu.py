@@ -36,7 +36,7 @@ from rich.table import Table
 
 from tokix.kernel.arch.hf import models
 from tokix.kernel.arch.hf.attention import NAME
-from tokix.kernel.arch.hf.machine import TorchMachine, load
+from tokix.kernel.arch.hf.machine import TorchMachine, Weights, load
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
 from tokix.machines import DEFAULT
@@ -46,7 +46,7 @@ BURSTS, CONTEXT, STEPS, WARM = (1, 8, 64), 512, 128, 8
 #: Tokens of a tick of prompts.
 CHUNK = 2048
 #: meta-llama/Llama-3.1-8B, as its config.json says.
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "vocab_size": 128256,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -113,7 +113,7 @@ def tokens_of(seed: int, count: int) -> list[int]:
 
 def machine_for(model: Any, tokenizer: Any, shape: Shape) -> TorchMachine:
     frames = max(shape.bursts) * frames_for(shape.context + shape.steps + WARM + 1)
-    weights = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+    weights: Weights = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     return TorchMachine(model, tokenizer, "benchmark", frames=frames, window=4096, weights=weights)
 
 
@@ -235,7 +235,7 @@ def bandwidth(device: str) -> float:
 
 def llama(device: str) -> Any:
     """Make a model with random weights."""
-    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     config = transformers.LlamaConfig(**LLAMA | (small if device == "cpu" else {}), eos_token_id=0, bos_token_id=1)
     torch.manual_seed(0)
@@ -246,7 +246,8 @@ def llama(device: str) -> Any:
 
 def smollm2(folder: Path, device: str) -> Any:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.to(device).eval()
 
 
 def main() -> None:
@@ -266,8 +267,8 @@ def main() -> None:
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{where}, {versions}, a copy moves {peak / 1e9:.0f} GB/s", flush=True)
     right = differences(folder, options.device, shape.context)
-    for what, figure in right.items():
-        print(f"{what}: {figure:.4f}", flush=True)
+    for what, difference in right.items():
+        print(f"{what}: {difference:.4f}", flush=True)
     figures: list[Figure] = []
     makers: dict[str, Callable[[], Any]] = {
         "SmolLM2-135M": lambda: smollm2(folder, options.device),
