@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tokix.syscalls import Spawn
 
 #: Options of `run` and `sh` that shape a kernel, and mean nothing to one that runs already.
-SHAPE = ("model", "window", "durable", "policy", "quantum", "lanes", "seed", "root", "mount")
+SHAPE = ("model", "window", "frames", "slots", "durable", "policy", "quantum", "lanes", "seed", "root", "mount")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -368,6 +368,10 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         "--window", metavar="N", type=number(64), help="tokens of a context that an agent sees at once (default: all)"
+    )
+    parser.add_argument("--frames", metavar="N", type=number(8), help="frames of 16 tokens in memory (default: 1 GiB)")
+    parser.add_argument(
+        "--slots", metavar="N", type=number(), help="the same in the swap file (default: 1 GiB; 0: none)"
     )
     parser.add_argument(
         "--durable",

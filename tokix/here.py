@@ -44,7 +44,8 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     person = Guest()
     await checkpoint()  # a Ctrl-C that came until here; the loop does not turn while a model is loaded
     begun = glance.unfinished(options.state / TRUTH).model  # it goes on on that
-    machine, encoder = machines.wanted(options.model or begun, window=options.window)
+    shape = {name: getattr(options, name) for name in ("window", "frames", "slots")}
+    machine, encoder = machines.wanted(options.model or begun, **shape)
     gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
     async with boot(
         options.state,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokix.cli import say
 from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
@@ -76,14 +76,16 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-def load(reference: str, *, frames: int | None = None, window: int | None = None) -> tuple[Machine, Encoder]:
+def load(
+    reference: str, *, frames: int | None = None, slots: int | None = None, window: int | None = None
+) -> tuple[Machine, Encoder]:
     """Load a machine and what turns texts into vectors; raises NoMachine.
 
     The reference of a model may end with the form of its weights, as in `smollm2,fp32` or `smollm2,q4`; else they are
     in fp16, and on a GPU in bf16. What is not in the cache yet is fetched and converted, which is said on the terminal.
     """
     if reference == TOY:
-        return ToyMachine(frames or 256, window or 2048), ToyEncoder()
+        return ToyMachine(frames or 256, window or 2048, slots=256 if slots is None else slots), ToyEncoder()
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         raise NoMachine(
@@ -100,7 +102,8 @@ def load(reference: str, *, frames: int | None = None, window: int | None = None
         with shown() as progress:
             folder, encoder = (models.locate(name, progress) for name in (reference, EMBEDDER))
         name = str(Reference.parse(reference))  # the same however it was written
-        loaded = machine.load(folder, name, weights=weights, device=where, frames=frames, window=window)
+        how: dict[str, Any] = {"frames": frames, "slots": slots, "window": window}
+        loaded = machine.load(folder, name, weights=weights, device=where, **how)
         for note in loaded.notes():
             say(f"{name}: {note}")
         return loaded, MiniLM(encoder)
