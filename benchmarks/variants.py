@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tokix.kernel.arch.hf import machine, models
+from tokix.kernel.arch.hf import machine, models, probe
 from tokix.kernel.arch.hf.attention import Batch, Pool
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
@@ -52,7 +52,7 @@ class Variant:
         elif self.machine.slow:
             raise SystemExit(f"there is no kernel to measure: {self.machine.slow}")
         if not lean:
-            self.machine._forward = partial(machine._as_it_is, self.machine._model)
+            self.machine._forward = partial(probe.as_it_is, self.machine._model)
         with torch.inference_mode():  # numbers like those of a context: zeros would be cheaper than they are
             self.machine._places.pool.memory.normal_(std=0.1)
 

@@ -58,6 +58,11 @@ class Mmu:
             blocks += [rest] if rest else []
         return blocks
 
+    def missing(self, ctx: Context) -> int:
+        """Count the tokens that nobody has computed."""
+        blocks = self.found(ctx)
+        return len(ctx.tokens) - (self.reached(ctx, blocks) if blocks else ctx.computed)
+
     def need(self, ctx: Context, start: int, end: int) -> int:
         """Count the free frames that writing positions start…end takes."""
         return frames_for(end) - len(ctx.table) + self.shared(ctx, start)
@@ -82,12 +87,16 @@ class Mmu:
         front = self.pool.blocks[ctx.table[at - 1]] if at else None
         return front, tuple(ctx.tokens[at * FRAME : (at + 1) * FRAME])
 
+    def reached(self, ctx: Context, blocks: list[Block]) -> int:
+        """Give the tokens that are computed when a context has these blocks, too."""
+        return (ctx.computed // FRAME + len(blocks) - 1) * FRAME + len(blocks[-1].tokens)
+
     def adopt(self, ctx: Context, blocks: list[Block]) -> None:
         """Take over the frames of blocks, from the swap file where they are there, as `found` gave them.
 
         For those the frames have to be available.
         """
-        at = ctx.computed // FRAME
+        at, computed = ctx.computed // FRAME, self.reached(ctx, blocks)
         if len(ctx.table) > at:  # a part of a frame: there is a whole one
             self.let_go(ctx, [ctx.table.pop()])
         for block in blocks:
@@ -96,7 +105,6 @@ class Mmu:
             else:
                 self.pool.load(block)
             ctx.table.append(block.place)
-        computed = (len(ctx.table) - 1) * FRAME + len(blocks[-1].tokens)
         self.counters.hits += computed - ctx.computed
         ctx.computed, ctx.view = computed, None
         self.resident.setdefault(ctx)

@@ -7,8 +7,8 @@ microseconds for each lane, however many wait.
 
 Under frame shortage, frames come from idle contexts first (least recently used), then from bursts that wait, worst
 first, then from the worst of the gang: never from a burst that goes before the one in need. What loses its frames
-keeps its tokens, and computes them again when it has a lane. Nothing starves: the best burst can have all frames, each
-turn of a lane lasts a whole quantum of sampled tokens, and `key` decides whose turn it is.
+keeps its tokens, and has the frames again when it has a lane (see `mmu`). Nothing starves: the best burst can have all
+frames, each turn of a lane lasts a whole quantum of sampled tokens, and `key` decides whose turn it is.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Scheduler:
         burst.ctx.burst = burst
         burst.arrival = burst.turn = next(self.serial)
         burst.since = self.clock
-        burst.head = len(burst.ctx.tokens) - burst.ctx.computed
+        burst.head = self.mmu.missing(burst.ctx)
         self.policy.ready(burst, self.clock)
         lane, used = self.vacated.pop(burst.owner, (-1, 0))
         if lane >= 0 and used < self.policy.quantum and self.slots[lane] is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def forms(device: str) -> tuple[Weights, ...]:
     """Give what weights can be kept in on a device, the usual form first: each is slow with the half of the other."""
-    return ("fp16", "fp32") if device == "cpu" else ("bf16", "fp32")
+    return ("fp16", "fp32", "q8", "q4") if device == "cpu" else ("bf16", "fp32")
 
 
 def chosen(wanted: str | None) -> str:
