@@ -73,7 +73,7 @@ def test_a_question_waits_for_two_ticks_and_its_own_prefill():
     assert asked.response <= 2 + -(-103 // 32)
     late = [life for life in trace.lives.values() if life.waited]
     assert late
-    assert trace.switches >= 1
+    assert trace.counters.switches >= 1
 
 
 def test_a_process_that_never_thinks_has_no_response():

@@ -151,11 +151,12 @@ def report(console: Console, trace: Trace, found: Mapping[str, End], out: Path) 
     console.print()
     for line in timeline.draw(trace, max(20, console.width - 10)):
         console.print(line)
-    seconds = trace.seconds or 1.0
+    seconds, counts = trace.seconds or 1.0, trace.counters
     console.print(
         f"\n{len(trace.beats)} ticks in {trace.seconds:.1f} s; {trace.sampled} tokens sampled, "
-        f"{trace.sampled / seconds:.0f} a second; {trace.fed} fed, {trace.fed / seconds:.0f} a second; "
-        f"{trace.switches} switches, {trace.drops} contexts dropped"
+        f"{trace.sampled / seconds:.0f} a second; {trace.fed} fed, {trace.fed / seconds:.0f} a second, and "
+        f"{counts.hits} found in frames; {counts.switches} switches, "
+        f"{counts.swaps} contexts swapped, {counts.drops} dropped"
     )
     for life in trace.lives.values():
         if life.nice < 0 and life.response is not None:
@@ -174,7 +175,7 @@ def summary(trace: Trace, found: Mapping[str, End]) -> dict[str, Any]:
         "seconds": trace.seconds,
         "sampled": trace.sampled,
         "fed": trace.fed,
-        "switches": trace.switches,
+        "switches": trace.counters.switches,
         "processes": [
             {**end._asdict(), "nice": life.nice, "response": life.response, "waiting": life.waited, "running": life.ran}
             for end, life in lives

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokix.kernel.counters import Counters
+
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
     from tokix.kernel.process import Process
@@ -85,8 +87,8 @@ class Trace:
         #: The processes that ever ran, in the order in which they did.
         self.order: dict[int, None] = {}
         self.lanes = 0
-        #: The scheduler's own counts at the end: switches, drops, copies.
-        self.switches = self.drops = self.copies = 0
+        #: What the scheduler has counted so far.
+        self.counters = Counters()
         self._open: Beat | None = None
         self._flying: list[tuple[Burst, int, bool]] = []
         self._bursts: dict[Burst, Wait] = {}
@@ -111,8 +113,7 @@ class Trace:
             self._open = Beat(scheduler.clock, now, now, runs, waiting)
             self._count(self._open)
         self.lanes = scheduler.lanes
-        counters = scheduler.mmu.counters
-        self.switches, self.drops, self.copies = counters.switches, counters.drops, counters.copies
+        self.counters = scheduler.mmu.counters
 
     def _seen(self, kernel: Kernel) -> Iterable[Burst]:
         return [*kernel.scheduler.gang, *kernel.scheduler.queued()]
