@@ -366,7 +366,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_fetched(wanted
 def test_weights_are_in_what_the_device_is_fast_with(tmp_path):
     model().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="x: on cpu weights are in fp16 or fp32, not in bf16"):
+    with pytest.raises(ModelError, match="x: on cpu weights are in fp16, fp32, q8 or q4, not in bf16"):
         load(tmp_path, "x", weights="bf16")
     with pytest.raises(ModelError, match="x: on cuda:1 weights are in bf16 or fp32, not in fp16"):
         load(tmp_path, "x", weights="fp16", device="cuda:1")

@@ -142,10 +142,10 @@ def test_a_shortage_of_frames_at_any_moment_changes_nothing(undisturbed):
         uses = 0
 
         def counted(room):
-            def wrong(scheduler, burst, start, end):
+            def wrong(scheduler, burst, count):
                 nonlocal uses
                 uses += 1
-                return False if uses == n else room(scheduler, burst, start, end)
+                return False if uses == n else room(scheduler, burst, count)
 
             return wrong
 

@@ -38,7 +38,7 @@ def traced(main, *programs, **shape):
 
 def test_ticks_tokens_and_waiting_add_up():
     async def main():
-        await gather(*[Think(prompt="x" * 20, max_tokens=5) for _ in range(3)])
+        await gather(*[Think(prompt=letter * 20, max_tokens=5) for letter in "xyz"])
 
     trace = traced(main, lanes=2, prefill=64)
     [life] = trace.lives.values()

@@ -289,7 +289,7 @@ def load(
     known = forms(device)
     weights = weights or known[0]
     if weights not in known:
-        raise ModelError(f"{name}: on {device} weights are in {' or '.join(known)}, not in {weights}")
+        raise ModelError(f"{name}: on {device} weights are in {', '.join(known[:-1])} or {known[-1]}, not in {weights}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
