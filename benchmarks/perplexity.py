@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,6 +24,7 @@ from tokix.machines import DEFAULT
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / name for name in ("LICENSE", "docs/design.md")]
 WINDOW, TOKENS = 512, 4608
+WEIGHTS: tuple[machine.Weights, ...] = ("fp32", "fp16", "q8", "q4")
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     folder = models.locate(options.model)
     plain: list[torch.Tensor] = []
     figures = []
-    for weights in reversed(get_args(machine.Weights)):
+    for weights in WEIGHTS:
         driven = machine.load(folder, options.model, weights=weights, frames=frames_for(WINDOW))
         for note in driven.notes():
             print(f"{weights}: {note}")
