@@ -1,8 +1,9 @@
 """What a tick costs on the real model: `python benchmarks/variants.py [--quick] [--model MODEL] [--json FILE]`.
 
 Rows that each decode one token, with some tokens of context behind them, in one tick of the torch machine; the variants
-are attention in torch or in C, weights in fp32 or fp16, and the forward of transformers or the lean one. Beside them
-transformers alone, which has one row at a time: its forward with a cache, as `generate` calls it, once for every row.
+are attention in torch or in C, weights in fp32, fp16, 8 or 4 bits, and the forward of transformers, the lean one, or
+all layers in one call. Beside them transformers alone, which has one row at a time: its forward with a cache, as
+`generate` calls it, once for every row.
 
 The variants take turns, round by round, so that a busy computer is busy for all. A figure is the median of the rounds
 in ms; a ratio is the median of the ratios to the first variant in the same round.
@@ -125,6 +126,8 @@ def main() -> None:
         "C, fp32": Variant(folder, "fp32", True, False, *shape),
         "C, fp16": Variant(folder, "fp16", True, False, *shape),
         "C, fp16, lean": Variant(folder, "fp16", True, True, *shape),
+        "C, q8, whole": Variant(folder, "q8", True, True, *shape),
+        "C, q4, whole": Variant(folder, "q4", True, True, *shape),
         PEER: Plain(folder),
     }
     figures = []

@@ -370,8 +370,8 @@ def test_weights_are_in_what_the_device_is_fast_with(tmp_path):
         load(tmp_path, "x", weights="bf16")
     with pytest.raises(ModelError, match="x: on cuda:1 weights are in bf16 or fp32, not in fp16"):
         load(tmp_path, "x", weights="fp16", device="cuda:1")
-    assert machines.separated("m", "bf16") == ("m", "bf16")
-    assert machines.separated("m,fp32", "bf16") == ("m", "fp32")
+    assert machines.separated("m") == ("m", None)
+    assert machines.separated("m,fp32") == ("m", "fp32")
     assert machines.separated("m,bf16") == ("m", "bf16")
 
 

@@ -215,3 +215,14 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch):
 def test_a_reference_may_end_with_groups():
     assert separated("smollm2,q4") == ("smollm2", "q4")
     assert separated("path:/a,b,q8") == ("path:/a,b", "q8")
+
+
+def test_what_came_in_4_bits_stays_so_if_nobody_says_and_nothing_else():
+    came = model()
+    with torch.no_grad():
+        for name, parameter in came.named_parameters():
+            if parameter.dim() > 1:
+                bits = 8 if "embed" in name or "lm_head" in name else 4
+                parameter.copy_(Grid(parameter, bits).weight().half().float())
+    assert TorchMachine(came, tokenizer(), "x", frames=64, weights=None).name == "x,q4"
+    assert TorchMachine(model(), tokenizer(), "x", frames=64, weights=None).name == "x,fp16"

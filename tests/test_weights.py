@@ -94,6 +94,6 @@ def test_the_name_tells_the_weights_apart():
 
 
 def test_a_reference_may_end_with_the_weights():
-    assert separated("smollm2") == ("smollm2", "fp16")
+    assert separated("smollm2") == ("smollm2", None)
     assert separated("smollm2,fp32") == ("smollm2", "fp32")
     assert separated("path:/a,b,fp16") == ("path:/a,b", "fp16")

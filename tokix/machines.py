@@ -82,7 +82,8 @@ def load(
     """Load a machine and what turns texts into vectors; raises NoMachine.
 
     The reference of a model may end with the form of its weights, as in `smollm2,fp32` or `smollm2,q4`; else they are
-    in fp16, and on a GPU in bf16. What is not in the cache yet is fetched and converted, which is said on the terminal.
+    in 4 bits if that is how they came, or in fp16, and on a GPU in bf16. What is not in the cache yet is fetched and
+    converted, which is said on the terminal.
     """
     if reference == TOY:
         return ToyMachine(frames or 256, window or 2048, slots=256 if slots is None else slots), ToyEncoder()
@@ -98,7 +99,7 @@ def load(
 
     try:
         where = device.chosen(os.environ.get(DEVICE))
-        reference, weights = separated(reference, device.forms(where)[0])
+        reference, weights = separated(reference)
         with shown() as progress:
             folder, encoder = (models.locate(name, progress) for name in (reference, EMBEDDER))
         name = str(Reference.parse(reference))  # the same however it was written
@@ -111,10 +112,10 @@ def load(
         raise NoMachine(str(error)) from error
 
 
-def separated(reference: str, usual: Weights = "fp16") -> tuple[str, Weights]:
+def separated(reference: str) -> tuple[str, Weights | None]:
     """Take the form of the weights off the reference of a model."""
     forms: tuple[Weights, ...] = ("q4", "q8", "fp16", "fp32", "bf16")
     for weights in forms:
         if reference.endswith(f",{weights}"):
             return reference.removesuffix(f",{weights}"), weights
-    return reference, usual
+    return reference, None

@@ -26,6 +26,8 @@ Bits = Literal[4, 8]
 GROUP, SIDE, AT_ONCE = 32, 2, 512
 #: How far the products may be from those in fp32, as a share, on inputs that have nothing to do with the weights.
 LOSS: dict[int, float] = {4: 0.15, 8: 0.02}
+#: The same for weights that come from such a grid, and have been rounded to fp16 since.
+NOTHING = 1e-3
 #: How far the kernel may be from torch in the check at load, as a share of the largest.
 TOLERANCE = 1e-5
 #: Neighbours in fp16 of the scale that the extremes of a group suggest.
@@ -82,15 +84,15 @@ def _halved(x: Tensor) -> Tensor:
 class Grouped(nn.Module):  # type: ignore[misc]
     """Some linear maps of one input, one after the other in the output; two of one size are paired, for a gate."""
 
-    def __init__(self, kernel: Kernel, bits: Bits, *linears: nn.Linear) -> None:
-        """Raises ValueError if the weights lose too much."""
+    def __init__(self, kernel: Kernel, bits: Bits, *linears: nn.Linear, most: float = torch.inf) -> None:
+        """Raises ValueError if the weights lose more than `most`."""
         super().__init__()
         self._kernel = kernel
         self.width, self.outputs = linears[0].in_features, sum(linear.out_features for linear in linears)
         paired = len(linears) == 2 and linears[0].out_features == linears[1].out_features
         maps = [Linear(linear.weight, _bias(linear)) for linear in linears]
         parts = maps if paired else [Linear(*(torch.cat(both) for both in zip(*maps, strict=True)))]
-        packed = torch.stack([_tiles(part.weight, bits) for part in parts], 1).flatten(0, 1)
+        packed = torch.stack([_tiles(part.weight, bits, most) for part in parts], 1).flatten(0, 1)
         #: They belong to the product, which has only their addresses.
         self._tiles = torch.cat([packed, packed.new_zeros(len(packed) % SIDE, *packed.shape[1:])])
         bias = torch.stack([_padded(part.bias).unflatten(0, (-1, FRAME)) for part in parts], 1).flatten()
@@ -120,7 +122,7 @@ class Linear(NamedTuple):
     bias: Tensor
 
 
-def _tiles(weight: Tensor, bits: Bits) -> Tensor:
+def _tiles(weight: Tensor, bits: Bits, most: float) -> Tensor:
     """Pack some outputs after the other, for it takes room; raises ValueError if too much is lost."""
     tiles, lost, all_of_it = [], 0.0, 0.0
     for some in weight.split(AT_ONCE):
@@ -128,7 +130,7 @@ def _tiles(weight: Tensor, bits: Bits) -> Tensor:
         tiles.append(grid.packed())
         lost, all_of_it = lost + float((grid.weight() - some).square().sum()), all_of_it + float(some.square().sum())
     share = (lost / max(all_of_it, 1e-30)) ** 0.5
-    if not share <= LOSS[bits]:
+    if not share <= most:
         raise ValueError(f"in {bits} bits a product of {len(weight)} outputs is {share:.1%} off")
     return torch.cat(tiles)
 
@@ -141,12 +143,16 @@ def _padded(x: Tensor) -> Tensor:
     return nn.functional.pad(x, (0, -len(x) % FRAME))
 
 
-def grouped(model: nn.Module, kernel: Kernel, bits: Bits) -> str:
-    """Put the weights of a model into groups; gives why that was not done, or nothing."""
+def grouped(model: nn.Module, kernel: Kernel, bits: Bits, *, losing: bool = True) -> str:
+    """Put the weights of a model into groups; gives why that was not done, or nothing.
+
+    Without `losing` it is done only where the weights are on such a grid already.
+    """
     head = model.get_output_embeddings()
 
     def make(*linears: nn.Linear) -> Grouped:
-        return Grouped(kernel, 8 if linears[0] is head else bits, *linears)
+        kind: Bits = 8 if linears[0] is head else bits
+        return Grouped(kernel, kind, *linears, most=LOSS[kind] if losing else NOTHING)
 
     replaced = Replaced(model)
     try:

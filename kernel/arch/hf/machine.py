@@ -72,7 +72,7 @@ class TorchMachine(HFVocabulary):
         slots: int | None = None,
         window: int | None = None,
         threads: int | None = None,
-        weights: Weights = "fp32",
+        weights: Weights | None = "fp32",
         kept: Weights = "fp32",
         gpu: Gpu | None = None,
     ) -> None:
@@ -80,7 +80,8 @@ class TorchMachine(HFVocabulary):
 
         The model is in fp32, and `weights` says what they are to become on the CPU: with fp16 it is faster, and is kept
         in fp32 where it would answer something else then; in groups of 8 or 4 bits it is faster still, and answers
-        something else; where that cannot be had, they are in fp16. Keys and values can be `kept` in fp16, too, which is
+        something else; where that cannot be had, they are in fp16. With None they are in 4 bits where they come from
+        such a grid and lose nothing, else in fp16. Keys and values can be `kept` in fp16, too, which is
         half of the bytes of a frame. Or the model is in bf16, and stays so. `window` (tokens) is at most what the model
         was made for; `frames` of 16 tokens is 1 GiB of them by default, and on a GPU most of what is free; `slots`,
         what the swap file has room for, is 1 GiB, and 0 for none; `threads` is the number of cores. `gpu` is what a GPU
@@ -97,7 +98,7 @@ class TorchMachine(HFVocabulary):
         self.slow = ""
         #: Why the weights are not what was wanted; nothing if they are.
         self.whole = ""
-        self.weights: Weights = weights
+        self.weights: Weights = weights or "fp16"
         #: What keys and values are kept in.
         self.kept: Weights = "bf16" if model.dtype == torch.bfloat16 else "fp32"
         self._kept: torch.dtype = model.dtype
@@ -143,9 +144,11 @@ class TorchMachine(HFVocabulary):
                 self._decoder = cuda.Decoder(self._places.pool, self._forward, self._gpu, self._said)
             self.costs = self._measured()
 
-    def _weigh(self, weights: Weights, probe: Probe) -> None:
+    def _weigh(self, weights: Weights | None, probe: Probe) -> None:
         """Keep the weights in the form that is wanted, or in the next best."""
-        if weights in BITS:
+        if weights is None and self._kernel and not grouped(self._model, self._kernel, 4, losing=False):
+            self.weights = "q4"
+        if weights and weights in BITS:
             why = grouped(self._model, self._kernel, BITS[weights]) if self._kernel else "there are no kernels in C"
             self.whole, self.weights = why, "fp16" if why else weights
         if self.weights == "fp16" and (why := halved(self._model, lambda: probe.alone(self._forward))):
@@ -279,16 +282,17 @@ def load(
 ) -> TorchMachine:
     """Load the model of a folder, as transformers saves it; `shape` is that of TorchMachine. Raises ModelError.
 
-    The weights are in what is usual on the device, if nobody says (see `device`); frames are kept in fp16 unless the
-    weights are in fp32, or somebody says otherwise.
+    If nobody says, the weights are in the fastest form that loses nothing (see `device` and TorchMachine); frames are
+    kept in fp16 unless the weights are in fp32, or somebody says otherwise.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     known = forms(device)
-    weights = weights or known[0]
-    if weights not in known:
+    if weights is None and device != "cpu":
+        weights = known[0]
+    if weights and weights not in known:
         raise ModelError(f"{name}: on {device} weights are in {', '.join(known[:-1])} or {known[-1]}, not in {weights}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
