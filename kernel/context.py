@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokix.syscalls.base import from_json, to_json
+from tokix.syscalls.compute import Role
 
 if TYPE_CHECKING:
     from tokix.kernel.frames import Block
     from tokix.kernel.scheduler import Burst
-    from tokix.syscalls.compute import Role
 
 
 class Page(NamedTuple):

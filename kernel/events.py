@@ -132,6 +132,44 @@ class Encode(NamedTuple):
     texts: list[str]
 
 
+class Pack(NamedTuple):
+    """Write a context file: an image, what these places have of its first `computed` tokens, the archive of spaces.
+
+    Answered by `Answer` with a `Saved`, exactly once: until then the places stay as they are.
+    """
+
+    key: str
+    path: str
+    image: str
+    tokens: int
+    computed: int
+    places: tuple[int, ...]
+    spaces: tuple[tuple[int, str], ...]
+
+
+class Unpack(NamedTuple):
+    """Read a context file, and fill these frames with its first ones; with a seal, it has to be the file of that seal.
+
+    Answered by `Answer` with an `Unpacked`, exactly once: until then the frames belong to nobody else.
+    """
+
+    key: str
+    path: str
+    frames: tuple[int, ...] = ()
+    seal: str = ""
+
+
+class Unpacked(NamedTuple):
+    """What a context file has: the image, of how many tokens it brings frames, and the archive."""
+
+    seal: str
+    image: str
+    computed: int
+    #: Rows of the tables `page` and `vector`, without pid and space.
+    pages: list[tuple[int, int, str, int, str]]
+    vectors: list[tuple[int, str, bytes]]
+
+
 class Reply(NamedTuple):
     """The outcome of a foreign process's call, as JSON of its value or of its error."""
 
@@ -154,7 +192,7 @@ class Report(NamedTuple):
     text: str
 
 
-Effect = Invoke | Revoke | Show | Prompt | Fetch | Search | Encode | Reply | Hangup | Report
+Effect = Invoke | Revoke | Show | Prompt | Fetch | Search | Encode | Pack | Unpack | Reply | Hangup | Report
 
 # ---- interrupts
 
@@ -167,7 +205,7 @@ class TickDone(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An Invoke, a Fetch, a Search or an Encode has its result."""
+    """An Invoke, a Fetch, a Search, an Encode, a Pack or an Unpack has its result."""
 
     key: str
     value: Any = None

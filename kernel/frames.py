@@ -10,6 +10,9 @@ Invariants: free + used = total; `uses[f]` is the number of frame tables (and of
 name frame f, and one more if the index does; a frame with two users is never written. The block in front of one that is
 in a frame is in a frame, too; so of frames without users those behind go first, which follows from the order in which
 they lose their users, if every table drops its last frame first. There is a slot for each block that is wanted.
+
+What somebody outside reads has a user more, if it is in a frame; a slot that is read is `held`: if its block leaves it
+meanwhile, it is kept for that block, which is put there again or nowhere.
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ class FramePool:
         self.asleep: dict[int, None] = {}
         #: How many blocks are wanted.
         self.wanted = 0
+        #: How often each slot is read; those that their blocks have left meanwhile, by block.
+        self.held: Counter[int] = Counter()
+        self.kept: dict[Block, int] = {}
         #: What the machine has to move before its next rows.
         self.moves: list[tuple[int, int]] = []
 
@@ -63,6 +69,16 @@ class FramePool:
     def available(self) -> int:
         """Give the number of frames that can be taken."""
         return len(self.free) + len(self.cold) + len(self.asleep)
+
+    @property
+    def still(self) -> int:
+        """Give the number of frames that can be taken, and written by others than a tick: nothing moves from them."""
+        return 0 if self.moves else len(self.free) + len(self.cold)
+
+    @property
+    def room(self) -> int:
+        """Give the number of blocks that can be wanted beside those that are."""
+        return self.slots - self.wanted - sum(not block.wanted for block in self.kept)
 
     # ---- users
 
@@ -105,9 +121,18 @@ class FramePool:
             return
         frame = next(iter(self.asleep))
         del self.asleep[frame]
-        self._settle(self.blocks.pop(frame), self.vacant.pop())
+        block = self.blocks.pop(frame)
+        self._settle(block, self.kept.pop(block, 0) or self.vacant.pop())
         self.uses[frame] = 0
         self.free.append(frame)
+
+    def _vacate(self, block: Block) -> None:
+        """Take a block out of its slot."""
+        del self.blocks[block.place]
+        if block.place in self.held:
+            self.kept[block] = block.place
+        else:
+            self.vacant.append(block.place)
 
     def _settle(self, block: Block, place: int) -> None:
         """Move a block to a place."""
@@ -127,8 +152,7 @@ class FramePool:
         if known is None:
             block = self.index[parent, tuple(tokens)] = Block(parent, tuple(tokens), frame)
         elif known.place >= self.total:
-            self.vacant.append(known.place)
-            del self.blocks[known.place]
+            self._vacate(known)
             block, known.place = known, frame
         else:
             return known
@@ -138,12 +162,10 @@ class FramePool:
 
     def load(self, block: Block) -> None:
         """Bring a block from its slot into a frame, which must be available; the caller uses it, and the index."""
-        slot = block.place
         [frame] = self.take(1)
         self.uses[frame] = 2
-        del self.blocks[slot]
+        self._vacate(block)
         self._settle(block, frame)
-        self.vacant.append(slot)
 
     def want(self, blocks: Sequence[Block]) -> None:
         """Promise that blocks will not be lost; the caller has made sure that there are slots for them."""
@@ -167,15 +189,31 @@ class FramePool:
     def forget(self, block: Block) -> None:
         """Take a block out of the index; nothing in the index may be behind it."""
         del self.index[block.parent, block.tokens]
-        del self.blocks[block.place]
         if block.place >= self.total:
-            self.vacant.append(block.place)
+            self._vacate(block)
         else:
+            del self.blocks[block.place]
             self.cold.pop(block.place, None)
             self.asleep.pop(block.place, None)
             self.uses[block.place] -= 1
             if not self.uses[block.place]:
                 self.free.append(block.place)
+
+    # ---- somebody outside reads
+
+    def hold(self, places: Sequence[int]) -> None:
+        """Keep what is in frames and slots there."""
+        self.share(place for place in places if place < self.total)
+        self.held.update(place for place in places if place >= self.total)
+
+    def let_go(self, places: Sequence[int]) -> None:
+        """Take a hold back."""
+        self.drop(place for place in reversed(places) if place < self.total)
+        self.held -= Counter(place for place in places if place >= self.total)
+        for block, slot in [*self.kept.items()]:
+            if slot not in self.held:
+                del self.kept[block]
+                self.vacant.append(slot)
 
     # ---- integrity
 
@@ -196,7 +234,8 @@ class FramePool:
         if {*self.index.values()} != {*self.blocks.values()} or len(self.index) != len(self.blocks):
             raise KernelBug("the index and the places of blocks differ")
         slots = {place for place in self.blocks if place >= self.total}
-        if slots & {*self.vacant} or len(slots) + len(self.vacant) != self.slots:
+        others = [*self.vacant, *self.kept.values()]
+        if slots & {*others} or len(slots) + len(others) != self.slots:
             raise KernelBug("the vacant slots differ from those without a block")
         if self.wanted != len(wanted) or any(block.wanted != wanted[block] for block in self.blocks.values()):
             raise KernelBug("blocks are wanted by others than sleep")

@@ -173,6 +173,8 @@ class Kernel:
             case Answer(key, value, error):
                 if branch := self.invoked.pop(key, None):  # else nobody waits any more
                     self.answer(branch, value, error)
+                if key not in self.invoked and self.scheduler.mmu.back(key):
+                    self.scheduler.dirty = True
             case Embedded(key, encoder, data):
                 pager.embedded(self, key, encoder, data)
             case Shown(stream, offset):
@@ -489,6 +491,8 @@ class Kernel:
             if error is None:
                 complete = ANSWERED.get(type(branch.call))
                 value = complete(self, branch, value) if complete else Encoded(to_json(value))
+                if value is BLOCKED:  # there is more to ask
+                    return
         except SyscallError as refusal:
             error = refusal
         except ValueError as problem:

@@ -37,6 +37,8 @@ class Mmu:
     sleepers: dict[Context, None] = field(default_factory=dict)
     #: Frames that only the tick in flight still holds.
     limbo: list[int] = field(default_factory=list)
+    #: Places that somebody outside reads, and frames that somebody outside fills, by the key of the call.
+    lent: dict[str, list[int]] = field(default_factory=dict)
     #: How often something was let go; the price of all ticks so far.
     released: int = 0
     spent: float = 0
@@ -204,7 +206,7 @@ class Mmu:
         known = pool.blocks.get(ctx.table[full]) if rest else None
         if known and len(known.tokens) != rest:  # it is a part of what the frame is known for
             rest = 0
-        if sum(not block.wanted for block in blocks) + bool(rest) > pool.slots - pool.wanted:
+        if sum(not block.wanted for block in blocks) + bool(rest) > pool.room:
             return False
         if rest:
             tail = ctx.tokens[ctx.computed - rest : ctx.computed]
@@ -231,6 +233,44 @@ class Mmu:
             self.resident[twin] = None
         return twin
 
+    # ---- places are read and filled by others than the tick
+
+    def lend(self, key: str, ctx: Context) -> int:
+        """Keep what can be had of a context where it is, for somebody outside to read; gives of how many tokens.
+
+        What is on its way waits for a tick: it cannot be read.
+        """
+        places, computed = ctx.table[: frames_for(ctx.computed)], ctx.computed
+        if blocks := self.found(ctx):
+            places[computed // FRAME :] = [block.place for block in blocks]
+            computed = (len(places) - 1) * FRAME + len(blocks[-1].tokens)
+        moving = {target for _, target in self.pool.moves}
+        if late := [at for at, place in enumerate(places) if place in moving]:
+            places, computed = places[: late[0]], late[0] * FRAME
+        self.pool.hold(places)
+        self.lent[key] = places
+        return computed
+
+    def borrow(self, key: str, count: int) -> list[int]:
+        """Give frames for somebody outside to fill, as many as there are up to `count`."""
+        self.lent[key] = self.pool.take(min(count, self.pool.still))
+        return self.lent[key]
+
+    def back(self, key: str) -> bool:
+        """Nobody outside reads or fills any more; False if nobody did."""
+        if key not in self.lent:
+            return False
+        self.pool.let_go(self.lent.pop(key))
+        self.released += 1
+        return True
+
+    def furnish(self, ctx: Context, key: str, computed: int) -> None:
+        """Give a context the frames that were filled with its first tokens, `computed` at most."""
+        ctx.table = self.lent.pop(key)
+        if ctx.table:
+            self.resident[ctx] = None
+            self.fed(ctx, min(computed, len(ctx.table) * FRAME))
+
     # ---- what a switch costs
 
     def freed(self, contexts: Iterable[Context]) -> int:
@@ -255,7 +295,11 @@ class Mmu:
 
     def check(self, flying: bool) -> None:
         """Raise KernelBug if an invariant does not hold."""
-        self.pool.check([*(ctx.table for ctx in self.resident), self.limbo], [ctx.asleep for ctx in self.sleepers])
+        lent = [place for places in self.lent.values() for place in places]
+        if self.pool.held != Counter(place for place in lent if place >= self.pool.total):
+            raise KernelBug("slots are held that nobody reads")
+        tables = [*(ctx.table for ctx in self.resident), self.limbo, [p for p in lent if p < self.pool.total]]
+        self.pool.check(tables, [ctx.asleep for ctx in self.sleepers])
         if any(not ctx.table for ctx in self.resident):
             raise KernelBug("a context without frames is listed as resident")
         if any(ctx.view is not None and list(ctx.view) != ctx.table for ctx in self.resident):

@@ -9,7 +9,7 @@ a row makes them anew, as copies of the rows that begin with that one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -137,6 +137,12 @@ class Machine(Vocabulary, Protocol):
     costs: Costs
     #: How many tokens one context can have.
     window: int
+    #: Tokens are the numbers below this.
+    vocabulary: int
+    #: How many bytes `read` gives for a frame.
+    frame_size: int
+    #: What its numbers depend on: only where this is the same are frames of another machine those of this one.
+    arithmetic: str
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick, in the order of submission; gives a token per row, None where the row does not sample.
@@ -144,6 +150,12 @@ class Machine(Vocabulary, Protocol):
         The copies come first, in their order, from place to place: frames are numbered from 0, slots of the swap file
         from `frames`. Rows name frames only.
         """
+
+    def read(self, places: Sequence[int], tokens: int) -> bytes:
+        """Give what is in places, one after the other, which hold so many tokens: nothing of what is behind those."""
+
+    def fill(self, frames: Sequence[int], data: bytes) -> None:
+        """Fill frames with what `read` has given."""
 
 
 class Encoder(Protocol):

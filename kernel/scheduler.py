@@ -263,6 +263,8 @@ class Scheduler:
                 self.tick = Tick(self.clock, rows, self.mmu.charge(rows))
                 return self.tick
             self.dirty = True  # all were displaced by who waits: the first of the queue can have everything
+        if self.mmu.lent:  # but not what is read or filled from outside
+            return None
         raise KernelBug("the first of the queue could not have its frames")
 
     def pack(self) -> list[Row]:

@@ -11,18 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokix.kernel.calls import compute, concurrency, device, memory, messages, process, rights, system, time
+from tokix.kernel.calls import compute, concurrency, device, files, memory, messages, process, rights, system, time
 from tokix.kernel.errors import KernelBug
-from tokix.syscalls import CALLS, Recall, Stat
+from tokix.syscalls import CALLS, Recall, Restore, Stat
 
-_FAMILIES = (process, compute, memory, device, messages, concurrency, rights, time, system)
+_FAMILIES = (process, compute, memory, files, device, messages, concurrency, rights, time, system)
 
 HANDLERS: dict[type, Callable[..., Any]] = {call: f for family in _FAMILIES for call, f in family.HANDLERS.items()}
 WITHDRAW: dict[type, Callable[..., None]] = {
-    call: f for family in (process, compute, memory, device, messages, system) for call, f in family.WITHDRAW.items()
+    call: f
+    for family in (process, compute, memory, files, device, messages, system)
+    for call, f in family.WITHDRAW.items()
 }
-ANSWERED: dict[type, Callable[..., Any]] = {Stat: process.with_the_dead, Recall: memory.recalled}
-REDO: dict[type, Callable[..., None]] = {call: f for family in (compute, memory) for call, f in family.REDO.items()}
+ANSWERED: dict[type, Callable[..., Any]] = {
+    Stat: process.with_the_dead,
+    Recall: memory.recalled,
+    Restore: files.restored,
+}
+REDO: dict[type, Callable[..., None]] = {
+    call: f for family in (compute, memory, files) for call, f in family.REDO.items()
+}
 
 if set(HANDLERS) != set(CALLS):
     raise KernelBug("every call has a handler, and every handler a call")

@@ -16,8 +16,10 @@ from tokix.shell.usage import POLICIES, SIGNALS, VERBS, verb_parser
 from tokix.syscalls import Stat, SyscallError
 
 #: Commands whose words name processes, and those whose words name jobs.
-WITH_PIDS = {"kill", "nice", "send", "logs", "pages", "recall"}
+WITH_PIDS = {"kill", "nice", "send", "logs", "pages", "recall", "save"}
 WITH_JOBS = {"fg", "bg", "wait", *WITH_PIDS}
+#: Commands with the name of a file.
+WITH_FILES = {"save"}
 
 
 class ShellCompleter(Completer):
@@ -50,7 +52,7 @@ class ShellCompleter(Completer):
         else:
             async for found in self._arguments(words[0]):
                 yield found
-        if not words or words[0] not in self._shell.commands:
+        if not words or words[0] not in self._shell.commands or words[0] in WITH_FILES:
             for path in files(last):
                 yield path, ""
 

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from tokix.shell.status import one_line
-from tokix.syscalls import DeviceInfo, LogEntry, OpInfo, PageInfo, ProcessInfo, Recalled, SchedInfo
+from tokix.syscalls import DeviceInfo, LogEntry, OpInfo, PageInfo, ProcessInfo, Recalled, Saved, SchedInfo
 from tokix.syscalls.base import Value, codec, to_json
 
 _JSON = codec(Any)
@@ -190,6 +190,13 @@ def of_recalled(found: list[Recalled]) -> Table:
     rows = [[str(page.id), page.role, str(page.tokens), f"{page.score:.3f}", one_line(page.text)] for page in found]
     columns = ("PAGE", "ROLE", "TOKENS", "SCORE", "TEXT")
     return Table(columns, rows, list(found), frozenset({"PAGE", "TOKENS", "SCORE"}))
+
+
+def of_saved(pid: int, path: str, saved: Saved) -> Table:
+    row = [str(pid), str(saved.tokens), str(saved.computed), str(saved.bytes), path]
+    columns = ("PID", "TOKENS", "COMPUTED", "BYTES", "FILE")
+    data = {"pid": pid, "file": path, **saved.model_dump()}
+    return Table(columns, [row], data, frozenset(columns[:-1]), frozenset({"FILE"}))
 
 
 def of_schedule(info: SchedInfo) -> Table:

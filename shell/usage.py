@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -110,6 +111,14 @@ def _recall(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def _save(parser: argparse.ArgumentParser) -> None:
+    add_pid(parser)
+    parser.add_argument(
+        "file", metavar="FILE", type=file_name, help="what to write; `tokix run warm FILE PROGRAM` goes on"
+    )
+    add_json(parser)
+
+
 VERBS: dict[str, Verb] = {
     "ps": Verb("Show the process table.", _ps),
     "kill": Verb("Send a signal to processes.", _kill),
@@ -119,6 +128,7 @@ VERBS: dict[str, Verb] = {
     "devices": Verb("Show the devices, and what they can do.", _devices),
     "pages": Verb("Show the context of a process, page by page.", _pages),
     "recall": Verb("Search what a process has no room for in its window.", _recall),
+    "save": Verb("Save the context of a process to a file.", _save),
     "sched": Verb("Show who thinks next, or change it.", _sched),
 }
 
@@ -164,6 +174,13 @@ def number(low: int | None = None, high: int | None = None) -> Callable[[str], i
 
     read.__name__ = "number"  # argparse says "invalid number value"
     return read
+
+
+def file_name(word: str) -> str:
+    """Read the name of a file; a kernel is in no folder, so it is made absolute."""
+    if not word:
+        raise argparse.ArgumentTypeError("a file needs a name, and this is empty")
+    return os.path.abspath(os.path.expanduser(word))
 
 
 def signal_name(word: str) -> str:

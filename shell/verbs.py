@@ -17,6 +17,7 @@ from tokix.syscalls import (
     Pages,
     Recall,
     Renice,
+    Save,
     Sched,
     Send,
     Stat,
@@ -93,6 +94,11 @@ async def recall(client: Client, options: Namespace) -> Result:
     return Result(table.of_recalled(await client.call(search)))
 
 
+async def save(client: Client, options: Namespace) -> Result:
+    saved = await client.call(Save(path=options.file, pid=options.pid))
+    return Result(table.of_saved(options.pid, options.file, saved))
+
+
 ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
     "ps": ps,
     "kill": kill,
@@ -103,4 +109,5 @@ ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
     "sched": sched,
     "pages": pages,
     "recall": recall,
+    "save": save,
 }

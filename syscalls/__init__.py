@@ -22,7 +22,21 @@ from tokix.syscalls.errors import (
     EUNKNOWN,
     SyscallError,
 )
-from tokix.syscalls.memory import Append, Embed, Evict, Forget, PageInfo, Pages, Pin, Recall, Recalled
+from tokix.syscalls.memory import (
+    Append,
+    Embed,
+    Evict,
+    Forget,
+    PageInfo,
+    Pages,
+    Pin,
+    Recall,
+    Recalled,
+    Restore,
+    Restored,
+    Save,
+    Saved,
+)
 from tokix.syscalls.messages import Message, Recv, Send
 from tokix.syscalls.process import (
     Exec,
@@ -100,7 +114,11 @@ __all__ = [
     "Recalled",
     "Recv",
     "Renice",
+    "Restore",
+    "Restored",
     "Role",
+    "Save",
+    "Saved",
     "Sched",
     "SchedInfo",
     "Select",

@@ -4,14 +4,15 @@ A caller's mistake, or a state of the world that a caller has to know, is a repl
 raised on the caller's own line. A bug of the kernel is none of these: it stops the kernel (`tokix.kernel.KernelBug`).
 
     SyscallError
-    ├── EAGAIN       not now: a mailbox is full and the caller would not wait, or too many children
+    ├── EAGAIN       not now: a mailbox is full and the caller would not wait, too many children, or somebody is
+    │                thinking in the context
     ├── EBADF        no such open stream
     ├── ECHILD       not a child of the caller, or no child is left
     ├── EDQUOT       a limit of the process, of tokens or of cost, is used up
     ├── EINTR        a signal interrupted the call (`detail` is its name; `key` asks about an unsafe effect)
     ├── EINVAL       the call, or an argument of it, makes no sense here
-    ├── EIO          a driver failed
-    ├── ENOENT       no such program, device, op or page
+    ├── EIO          a driver failed, or a file cannot be written or is damaged
+    ├── ENOENT       no such program, device, op, page or file
     ├── ENOMEM       what is asked for can never fit in the window or in the frames
     ├── EPERM        the process has no capability for it
     ├── EPIPE        nobody reads the stream any more

@@ -4,6 +4,8 @@ A page is resident, in the window that the machine reads, or it has left it for 
 Pages leave by themselves when the window fills up, the oldest first; pinned pages, system pages and the last user page
 stay. A message that is long beside the window becomes several pages with consecutive ids, of which the last stay
 resident; so does a long answer when it leaves. The id of its first page names the whole message.
+
+A context can be saved to a file and restored in a process of another kernel, with what the machine has computed of it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,23 @@ class Recalled(Value):
     text: str
     score: float
     tokens: int
+
+
+class Saved(Value):
+    """What `Save` has put into a file: the tokens of the window, how many of them are computed, and its size."""
+
+    tokens: int
+    computed: int
+    bytes: int
+
+
+class Restored(Value):
+    """What `Restore` has brought back: the tokens of the window, and how many of them need not be computed again."""
+
+    tokens: int
+    computed: int
+    #: The context as the journal keeps it: a replay needs no file.
+    image: str = Field(repr=False)
 
 
 class Append(Syscall[int]):
@@ -100,6 +119,33 @@ class Forget(Syscall[None]):
 
     call: Literal["forget"] = "forget"
     page: int
+
+
+class Save(Syscall[Saved]):
+    """Write the context of the caller or of another process to a file, with what the machine has computed of it.
+
+    Pages in the archive come along. The path is absolute and plain, without `..`; a file that is there is replaced when
+    the new one is whole. Raises EAGAIN while the context is being thought on, EINVAL if there is nothing in it, ESRCH,
+    EPERM; ENOENT, EPERM, EINVAL or EIO, such as for a full disk, if the file cannot be written.
+    """
+
+    call: Literal["save"] = "save"
+    path: str
+    #: None is the caller.
+    pid: int | None = None
+
+
+class Restore(Syscall[Restored]):
+    """Make a saved context the caller's own, which must have nothing in it yet. Pages keep their ids.
+
+    Where the machine is the same, and has frames enough, nothing is computed again; what is in the file is believed.
+    All tokens count as used. Raises EINVAL for what is no context file, for that of another model, in a context that is
+    not empty, in a branch and for foreign processes; ENOENT, EPERM, EDQUOT; ENOMEM if it does not fit into the window;
+    EIO for a file that is damaged; EAGAIN for one that is replaced meanwhile.
+    """
+
+    call: Literal["restore"] = "restore"
+    path: str
 
 
 class Embed(Syscall[list[list[float]]]):

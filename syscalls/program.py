@@ -12,7 +12,8 @@ capability has no child with it, and a parent that knows better says so. `spawn:
 Arguments are words, as on a command line: those of named parameters in their order, `--NAME VALUE` for each parameter
 that is keyword-only, `--` before words that only look like options. They are checked against the hints when the program
 is spawned (EINVAL says what is wrong, and how it is used); what is no text is turned into it where text is wanted, for
-a person who asks 42 asks a question too.
+a person who asks 42 asks a question too. A word that is a `FileName` or a `ProgramName` is made absolute where a
+person types it: a kernel is in no folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from tokix.syscalls.rights import is_capability
 
 R = TypeVar("R")
 
+#: Words that mean something only in a folder, or without one if they are absolute.
+FileName = Annotated[str, "tokix file"]
+ProgramName = Annotated[str, "tokix program"]
+_NAMES = (FileName, ProgramName)
+
 #: The attribute of a function that holds its `Declaration`.
 _MARK = "__tokix_program__"
 
@@ -45,6 +51,9 @@ class Declaration:
     doc: str
     parameters: tuple[inspect.Parameter, ...]
     arguments: TypeAdapter[Any]
+    #: Which of its first words are names of files, and which of programs.
+    files: frozenset[int]
+    programs: frozenset[int]
 
     def usage(self, name: str) -> str:
         """Say how it is called, such as `react QUESTION [--rounds N]`."""
@@ -156,7 +165,9 @@ def _declaration(function: Callable[..., Any], caps: tuple[str, ...] | None, doc
         fields.append((parameter.name, hint, field(default=default, kw_only=True)))
     record = make_dataclass(function.__name__, fields, namespace={"__pydantic_config__": ConfigDict(extra="forbid")})
     said = doc or (inspect.getdoc(function) or "").partition("\n")[0]
-    return Declaration(caps, said, parameters, TypeAdapter(record))
+    words = [hints.get(p.name) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    files, programs = (frozenset(at for at, hint in enumerate(words) if hint == kind) for kind in _NAMES)
+    return Declaration(caps, said, parameters, TypeAdapter(record), files, programs)
 
 
 def _with_text(hint: Any) -> Any:

@@ -9,6 +9,9 @@ A capability is a verb and, for some, an object, where a `*` at the end stands f
     send:PID         write to a process that is neither the parent nor a descendant
     read:PID         read the journal or the pages of a process that is not a descendant
     kill:PID         signal, renice or limit a process that is not a descendant
+    save:FILE        write a context to a file, such as save:/srv/contexts/*
+    restore:FILE     take over a context from a file, and with it what was computed of it: others who begin with the
+                     same words go on from that, so the file has to be one that is trusted
     nice             lower a nice value
     limit            raise a limit
     sched            change how the machine is shared
@@ -21,7 +24,7 @@ from typing import Literal
 
 from tokix.syscalls.base import Syscall
 
-_FORM = re.compile(r"\*|think|nice|limit|sched|(spawn|call|send|read|kill):([^\s*]+\*?|\*)")
+_FORM = re.compile(r"\*|think|nice|limit|sched|(spawn|call|send|read|kill|save|restore):([^\s*]+\*?|\*)")
 
 
 class Grant(Syscall[None]):

@@ -41,7 +41,15 @@ class Layer(NamedTuple):
 
 
 _EDGE = ("tokix", "tokix.syscalls", "tokix.kernel", "tokix.drivers", "tokix.storage", "tokix.agents", "tokix.shell")
-_ALL = (*_EDGE, "tokix.kernel.arch", "tokix.kernel.arch.hf", "tokix.archive", "tokix.boot", "tokix.sim")
+_ALL = (
+    *_EDGE,
+    "tokix.kernel.arch",
+    "tokix.kernel.arch.hf",
+    "tokix.archive",
+    "tokix.contexts",
+    "tokix.boot",
+    "tokix.sim",
+)
 _GRAMMARS = frozenset({"llguidance", "numpy"})
 _MODELS = frozenset(
     {"gguf", "huggingface_hub", "pydantic", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
@@ -73,6 +81,7 @@ LAYERS: dict[str, Layer] = {
     "tokix.models": Layer(_ALL, _ANYTHING),
     "tokix.sim": Layer(_ALL, _ANYTHING),
     "tokix.archive": Layer(_EDGE, _ANYTHING | {"numpy"}),
+    "tokix.contexts": Layer((*_EDGE, "tokix.archive"), _ANYTHING),
 }
 
 

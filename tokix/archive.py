@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import checkpoint
 
 from tokix.kernel.events import Answer, Embedded, Encode, Search
-from tokix.kernel.ports import TABLES
+from tokix.kernel.ports import ARCHIVE, TABLES
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
 if TYPE_CHECKING:
@@ -55,9 +55,16 @@ class Archive:
             return
         for key, row in rows["page"].items():
             if len(key) == TABLES["page"].keys and row is not None:
-                self.pending[key] = None
+                vector = rows.get("vector", {}).get(key)
+                if not (vector and vector[3] == self.encoder.name):
+                    self.pending[key] = None
             elif row is not None:  # copies: some may have come without a vector
                 self.pending.update(dict.fromkeys(self.store.unembedded(self.encoder.name)))
+
+    def content(self, spaces: tuple[Space, ...]) -> tuple[list[Any], list[Any]]:
+        """Give what spaces have now: rows of the tables `page` and `vector`, without pid and space."""
+        pages, vectors = ([row[2:] for s in spaces for row in self.store.read(table, s)] for table in ARCHIVE)
+        return pages, vectors
 
     # ---- embedding
 

@@ -26,6 +26,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from tokix.archive import Archive, Desk
+from tokix.contexts import Cabinet, beside
 from tokix.control import Control, Line, Local, listening
 from tokix.devices import Devices
 from tokix.drivers import Calc
@@ -46,12 +47,14 @@ from tokix.kernel.events import (
     Interrupt,
     Invoke,
     Outcome,
+    Pack,
     Prompt,
     Reply,
     Report,
     Revoke,
     Search,
     Show,
+    Unpack,
 )
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.life import INIT
@@ -170,6 +173,8 @@ class System:
         self.clock = WallClock()
         self.thread = MachineThread(machine, get_running_loop(), self.post, self.broken_machine)
         self.desk = Desk(Archive(store, encoder), self.thread, self.post, self.report, self.spawn)
+        self.cabinet = Cabinet(machine, self.desk.archive)
+        self.aside = beside(machine, self.thread)
         self.devices = Devices(drivers, self.post, self.report)
         self.control = Control(self.arrive, self.post)
         self.running = Running(state / RUNNING if state else None)
@@ -346,6 +351,8 @@ class System:
                 self.post(Answer(key, [buried(row) for row in self.store.dead()]))
             case Search() | Encode():
                 self.spawn(self.desk.answer, effect)
+            case Pack() | Unpack():
+                self.spawn(self.cabinet.answer, effect, self.cabinet.job(effect, *self.aside), self.post)
             case Attached(ticket, pid):
                 self.lines[pid] = self.arriving.pop(ticket)
                 self.lines[pid].attached(pid)

@@ -225,7 +225,7 @@ def wanted(options: argparse.Namespace) -> Spawn:
     """Give the call that starts the program; raises Failure if there is none of that name."""
     from pydantic import ValidationError
 
-    from tokix.programs import ProgramError, absolute, require
+    from tokix.programs import ProgramError, absolute, require, settled
     from tokix.syscalls import EINVAL, Spawn
     from tokix.syscalls.abi import explain
 
@@ -234,7 +234,7 @@ def wanted(options: argparse.Namespace) -> Spawn:
         return staged(options)
     program = absolute(options.program)
     try:
-        arguments = [argument(word) for word in options.args]
+        arguments = settled(program, [argument(word) for word in options.args])
         require(program, arguments)
         return Spawn(program=program, args=arguments, nice=options.nice, fds=dict.fromkeys(range(3), "tty"))
     except ProgramError as error:

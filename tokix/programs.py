@@ -11,6 +11,7 @@ person types relative to the current folder is made `absolute` before it becomes
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -84,6 +85,18 @@ def absolute(name: str, folder: Path = Path()) -> str:
     if not _is_file(place):
         return name
     return f"{(folder / Path(place).expanduser()).resolve()}{function and ':'}{function}"
+
+
+def settled(name: str, args: Sequence[Any], folder: Path = Path()) -> list[Any]:
+    """Make arguments that mean the same in every folder of those that are meant in this; raises ProgramError."""
+    said = declaration(Resolver().find(name))
+    words = [*args]
+    for at, word in enumerate(words):
+        if said and at in said.files and isinstance(word, str):
+            words[at] = os.path.normpath((folder / Path(word).expanduser()).absolute())
+        if said and at in said.programs and isinstance(word, str):
+            words[at] = absolute(word, folder)
+    return words
 
 
 def shipped() -> list[str]:

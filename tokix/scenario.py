@@ -28,7 +28,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tokix.agents.script import Actor, Expected, Letter, Output, Problem, Scenario, Source, problems
 from tokix.mounts import Constructor, Mount, MountError, find
-from tokix.programs import ProgramError, absolute, require
+from tokix.programs import ProgramError, absolute, require, settled
 from tokix.state import TRUTH
 from tokix.storage import glance
 from tokix.syscalls import EINVAL, Limits, Spawn
@@ -142,16 +142,17 @@ class Reader:
 
     def actor(self, name: str, actor: Actor) -> Actor:
         """Make a process that means the same in every folder."""
-        place = ("processes", name)
+        place, args = ("processes", name), actor.args
         program = absolute(actor.program, self.folder)
         try:
-            self.check(place, program, actor.args)
+            args = settled(program, actor.args, self.folder)
+            self.check(place, program, args)
         except ProgramError as error:
             self.wrong((*place, "program"), str(error))
         stdin = actor.stdin
         if stdin.file is not None:
             stdin = Source(text=self.text((*place, "in", "file"), self.folder / stdin.file))
-        return actor.model_copy(update={"program": program, "stdin": stdin})
+        return actor.model_copy(update={"program": program, "args": args, "stdin": stdin})
 
     def check(self, place: Where, program: str, args: list[Any]) -> None:
         """Look whether a program takes arguments; raises ProgramError if there is none."""

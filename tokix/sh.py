@@ -21,7 +21,7 @@ from tokix import scenario
 from tokix.commands import in_foreground
 from tokix.doctor import examine
 from tokix.failure import Interrupted
-from tokix.programs import GROUP, ProgramError, Resolver, absolute, shipped
+from tokix.programs import GROUP, ProgramError, Resolver, absolute, settled, shipped
 from tokix.shell.client import Client, cause
 from tokix.shell.jobs import Jobs, Keyboard, MakeTty
 from tokix.shell.screen import Screen
@@ -120,7 +120,7 @@ class Sitting:
         if (name := program(word)) is None:
             return None
         try:
-            return Spawn(program=name, args=[argument(word) for word in words])
+            return Spawn(program=name, args=settled(name, [argument(word) for word in words]))
         except ValidationError as error:
             raise Failure(explain(error), WRONG) from None
 

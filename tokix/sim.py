@@ -7,12 +7,14 @@ byte: the tests, the benchmarks and the book use it. A `World` is what a kill of
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from tokix.archive import Archive, encode
+from tokix.contexts import Cabinet
 from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.kernel.calls.process import buried
 from tokix.kernel.calls.system import logged
@@ -28,6 +30,7 @@ from tokix.kernel.events import (
     Input,
     Interrupt,
     Invoke,
+    Pack,
     Prompt,
     Reply,
     Report,
@@ -37,6 +40,7 @@ from tokix.kernel.events import (
     Tick,
     TickDone,
     Trap,
+    Unpack,
 )
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
@@ -103,6 +107,10 @@ class World:
         """Give how long an op takes."""
         return 2.5
 
+    def carrying(self, effect: Pack | Unpack) -> float:
+        """Give how long it takes to write or to read a context file; a tick that was begun before is never shorter."""
+        return 1.0
+
     def show(self, effect: Show) -> None:
         """Show text; the same offset always has the same text, and no offset is left out."""
         stream, offset, pid, fd, text = effect
@@ -142,6 +150,7 @@ class Simulation:
         self.store, self.world = store, world or World()
         self.machine = machine or ToyMachine()
         self.archive = Archive(store, encoder or ToyEncoder())
+        self.cabinet = Cabinet(self.machine, self.archive)
         self.kernel = Kernel(
             store.load(),
             machine=self.machine,
@@ -205,6 +214,9 @@ class Simulation:
                 self.later(0.5, self.found(effect))
             case Encode(key, texts):
                 self.later(0.5, self.made(key, texts))
+            case Pack() | Unpack():
+                work = self.cabinet.job(effect, self.machine.read, self.machine.fill)
+                self.later(world.carrying(effect), partial(self.carried, effect.key, work))
             case Attached(_, pid) if world.person:
                 world.person.pid = pid
                 self.due += world.person.next()
@@ -237,6 +249,12 @@ class Simulation:
         except SyscallError as error:
             return Answer(key, error=error)
 
+    def carried(self, key: str, work: Callable[[], Any]) -> Answer:
+        try:
+            return Answer(key, work())
+        except SyscallError as error:
+            return Answer(key, error=error)
+
     def embed(self, spaces: tuple[tuple[int, str], ...] | None = None) -> None:
         """Embed what lacks a vector."""
         while batch := self.archive.batch(spaces):
@@ -263,5 +281,7 @@ class Simulation:
                 with suppress(SyscallError):  # whoever searches is told
                     self.embed()
                 continue
-            self.due.append(TickDone(event.serial, self.machine.run(event)) if isinstance(event, Tick) else event)
+            if isinstance(event, Tick):
+                event = TickDone(event.serial, self.machine.run(event))
+            self.due.append(event() if isinstance(event, partial) else event)
         return True

@@ -31,6 +31,7 @@ MARKS: dict[Role, int] = {"system": 256, "user": 257, "assistant": 258, "tool": 
 #: What the machine says: letters and spaces, and once in a while the end.
 ALPHABET: list[int] = [*b"etaoin shrdlucmfwypvbgkjqxz etao", END]
 _SLOT = Struct("<HI")  # token, position
+_NOTHING = b"\xff"  # no slot is like this
 _ENDINGS = re.compile("(?<=...)(ing|ed|es|s)$")
 
 
@@ -38,6 +39,9 @@ class ToyMachine:
     """A machine whose output depends on every token that it reaches, computed with a hash."""
 
     name = "toy"
+    arithmetic = "toy"
+    vocabulary = END + 1
+    frame_size = FRAME * _SLOT.size
     stops = frozenset({END})
 
     def __init__(
@@ -48,7 +52,7 @@ class ToyMachine:
         self.costs = costs or Costs()
         self.alphabet: list[int] = ALPHABET if ends else ALPHABET[:-1]
         self.grammars = Grammars([bytes([token]) if token < 256 else b"" for token in range(END + 1)], END, self.encode)
-        self.memory = [bytearray(b"\xff" * FRAME * _SLOT.size) for _ in range(frames + slots)]  # nothing is like this
+        self.memory = [bytearray(_NOTHING * self.frame_size) for _ in range(frames + slots)]
         self._said: list[int | None] = []  # what the rows of the tick before have sampled
 
     # ---- vocabulary
@@ -84,6 +88,15 @@ class ToyMachine:
             self.write(row)
         self._said = [self.sample(row) if row.sampling else None for row in rows]
         return self._said
+
+    def read(self, places: Sequence[int], tokens: int) -> bytes:
+        return b"".join(self.memory[place] for place in places)[: tokens * _SLOT.size].ljust(
+            len(places) * self.frame_size, _NOTHING
+        )
+
+    def fill(self, frames: Sequence[int], data: bytes) -> None:
+        for at, frame in enumerate(frames):
+            self.memory[frame][:] = data[at * self.frame_size : (at + 1) * self.frame_size]
 
     def write(self, row: Row) -> None:
         for position, token in enumerate(row.feed, row.start):

@@ -107,10 +107,10 @@ def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
 
 def _context_of(k: Kernel, b: Branch, pid: int | None) -> Context:
     """Give the context of a branch, or of another process; raises ESRCH."""
-    return k.context(b if pid is None else _root(k, pid))
+    return k.context(b if pid is None else root(k, pid))
 
 
-def _root(k: Kernel, pid: int) -> Branch:
+def root(k: Kernel, pid: int) -> Branch:
     process = k.living(pid)
     assert process.root
     return process.root
@@ -189,7 +189,7 @@ def recall(k: Kernel, b: Branch, c: Recall) -> object:
         raise EINVAL("load brings back pages of the caller: what is found in another process can be given to Append")
     if c.load:
         own_context(k, b)
-    where = b if c.pid is None else _root(k, c.pid)
+    where = b if c.pid is None else root(k, c.pid)
     if not k.context(where).archived:
         return []
     k.invoked[b.key] = b

@@ -22,6 +22,8 @@ from tokix.syscalls import (
     Pages,
     Recall,
     Renice,
+    Restore,
+    Save,
     Sched,
     Send,
     SetLimit,
@@ -64,6 +66,12 @@ def needs(k: Kernel, process: Process, call: Syscall[Any]) -> Iterator[str]:
             yield f"read:{call.pid}"
         case Journal() if not rules(k, process, call.pid):
             yield f"read:{call.pid}"
+        case Save(path=path, pid=pid):
+            yield f"save:{path}"
+            if pid is not None and not rules(k, process, pid):
+                yield f"read:{pid}"
+        case Restore(path=path):
+            yield f"restore:{path}"
         case Sched(policy=str()):
             yield "sched"
         case SetLimit() if call.pid is not None and not rules(k, process, call.pid):

@@ -58,7 +58,7 @@ class Pool:
 
         The kernel wants K as [heads, width, FRAME] and V as [heads, FRAME, width], torch both as [FRAME, heads, width].
         """
-        self.shapes = shapes
+        self.shapes, self.for_kernel = shapes, for_kernel
         self.memory = torch.zeros(frames, record(shapes), device=device, dtype=dtype)
         #: For each layer: where its keys and its values begin in a frame.
         self.offsets: dict[int, tuple[int, int]] = {}

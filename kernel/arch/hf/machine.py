@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,6 +144,9 @@ class TorchMachine(HFVocabulary):
             if self._gpu and not self.launched:
                 self._decoder = cuda.Decoder(self._places.pool, self._forward, self._gpu, self._said)
             self.costs = self._measured()
+            self.frame_size = self._places.size
+            alone = probe.alone(self._forward).cpu().numpy().tobytes()
+            self.arithmetic = sha256(f"{self._threads} {self.slow == ''} {self.lean} ".encode() + alone).hexdigest()
 
     def _weigh(self, weights: Weights | None, probe: Probe) -> None:
         """Keep the weights in the form that is wanted, or in the next best."""
@@ -219,6 +223,16 @@ class TorchMachine(HFVocabulary):
                 self._said[owners] = chosen
             wait = cuda.fetched(chosen)
             return lambda: _by_row(tick.rows, wait())
+
+    def read(self, places: Sequence[int], tokens: int) -> bytes:
+        """Give what is in frames and slots; slots of tokens behind the first `tokens` are zeros."""
+        with torch.inference_mode():
+            return self._places.read(places, tokens)
+
+    def fill(self, frames: Sequence[int], data: bytes) -> None:
+        """Fill frames."""
+        with torch.inference_mode():
+            self._places.fill(frames, data)
 
     def logits(self, tick: Tick) -> Tensor:
         """Run one tick as far as its logits, [rows that sample, vocabulary]; of the last row if none does."""

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tokix.kernel.arch.hf.attention import Pool
+from tokix.kernel.frames import FRAME
+
 if TYPE_CHECKING:
-    from tokix.kernel.arch.hf.attention import Pool
+    from collections.abc import Sequence
 
 
 class Places:
@@ -24,10 +27,12 @@ class Places:
 
     def __init__(self, pool: Pool, frames: int, slots: int) -> None:
         self.pool, self._frames, self.slots = pool, frames, slots
+        #: Bytes of a frame.
+        self.size: int = pool.memory[0].nbytes
         #: Why there is no swap file; nothing if there is one, or none was wanted.
         self.missing = ""
         try:
-            self._swap = SwapFile(slots, pool.memory[0].nbytes)
+            self._swap = SwapFile(slots, self.size)
         except OSError as error:
             self.slots, self.missing = 0, f"{error.strerror} in {folder()}"
 
@@ -39,6 +44,29 @@ class Places:
             self._swap.read(source - self._frames, self.pool.memory[target])
         else:
             self.pool.copy(source, target)
+
+    def read(self, places: Sequence[int], tokens: int) -> bytes:
+        """Give what is in places, with zeros behind the first `tokens`: what was there before is nobody's business."""
+        memory = self.pool.memory
+        copy = Pool(
+            len(places), self.pool.shapes, torch.device("cpu"), for_kernel=self.pool.for_kernel, dtype=memory.dtype
+        )
+        for place, frame in zip(places, copy.memory, strict=True):
+            if place < self._frames:
+                frame.copy_(memory[place])
+            else:
+                self._swap.read(place - self._frames, frame)
+        if rest := tokens % FRAME:
+            for layer in copy.shapes:
+                copy.keys[layer][-1, rest:] = 0
+                copy.values[layer][-1, rest:] = 0
+        return bytes(copy.memory.view(torch.uint8).numpy().data.cast("B"))
+
+    def fill(self, frames: Sequence[int], data: bytes) -> None:
+        """Put what was read into frames."""
+        numbers = torch.frombuffer(bytearray(data), dtype=self.pool.memory.dtype).view(len(frames), -1)
+        for frame, given in zip(frames, numbers, strict=True):
+            self.pool.memory[frame].copy_(given)
 
     def price(self, most: int) -> float:
         """Measure the microseconds that a frame takes out or in, with several: one alone would lie in a cache."""

@@ -26,7 +26,7 @@ class HFVocabulary:
 
     def __init__(self, tokenizer: Any, stops: frozenset[int], size: int) -> None:
         """`size` is the number of rows of the model's logits. Raises ModelError for a tokenizer of another kind."""
-        self._tokenizer, self._size = tokenizer, size
+        self._tokenizer, self.vocabulary = tokenizer, size
         self._marks = frozenset(tokenizer.all_special_ids)
         self._pieces = _pieces(tokenizer)[:size]
         _check(self.encode, self._pieces)
