@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tokix.agents.words import Lines
-from tokix.syscalls import EINTR, Append, Signal, Think, Write, program
+from tokix.syscalls import EINTR, Append, Pages, Signal, Think, Write, program
 
 SYSTEM = "You are a helpful assistant."
 
@@ -23,7 +23,8 @@ async def main(
     temperature: Annotated[float, Field(ge=0, le=2)] = 0,
 ) -> None:
     """Answer a question, or line by line what comes in."""
-    await Append(role="system", text=system, pinned=True)
+    if not await Pages():  # else it goes on with what was said
+        await Append(role="system", text=system, pinned=True)
     if words:
         await answer(" ".join(words), tokens, temperature)
         return
