@@ -3,8 +3,11 @@
 `WORLD` has devices of each effect class. Exits are compared by lineage, with the pids left out.
 """
 
+import atexit
 import itertools
+import tempfile
 from collections import Counter
+from shutil import rmtree
 
 from tokix.sim import Person, World
 from tokix.syscalls import (
@@ -47,6 +50,8 @@ from tokix.syscalls import (
     Recall,
     Recv,
     Renice,
+    Restore,
+    Save,
     Sched,
     Send,
     SetLimit,
@@ -132,6 +137,7 @@ PARTS = (
     "postbox",
     "sleepers",
     "rememberer",
+    "chronicler",
 )
 
 
@@ -543,6 +549,31 @@ async def archivist(*seen):
         await Evict(pages=[p.id for p in await Pages() if p.resident and not p.pinned])
         found = [f.id for f in await Recall(query="paper that burns", k=3)]
     return [*seen, found, [round(x, 3) for v in await Embed(texts=["a cat"]) for x in v if x]]
+
+
+#: Where contexts are saved.
+SHELF = tempfile.mkdtemp(prefix="tokix-corpus-")
+atexit.register(rmtree, SHELF, ignore_errors=True)
+
+
+async def chronicler():
+    """Its context is taken over by a child, with what had left the window; by now it says something else itself."""
+    await Append(role="system", text="You write down what was.", pinned=True)
+    pages = [await Append(text=fact * 2) for fact in FACTS]
+    await Evict(pages=pages[:2])
+    said = await Think(max_tokens=6)
+    saved = await Save(path=f"{SHELF}/chronicle")
+    child = await Spawn(program="heir")
+    own = await Think(prompt="and then?", max_tokens=6)
+    return [saved.tokens, said.text, own.text, (await Wait(pid=child)).value]
+
+
+async def heir():
+    restored = await Restore(path=f"{SHELF}/chronicle")
+    found = [f.id for f in await Recall(query="the key", k=1)]
+    again = await errno(Restore(path=f"{SHELF}/chronicle"))
+    said = await Think(prompt="and then?", max_tokens=6)
+    return [restored.tokens, [(p.id, p.resident) for p in await Pages()], found, again, said.text]
 
 
 async def sleepers():
