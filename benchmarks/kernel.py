@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,10 +37,17 @@ class Still:
 
     name = "still"
     stops: frozenset[int] = frozenset()
+    frame_size, arithmetic = 0, ""
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
         self.frames, self.slots, self.window = frames, 0, window
         self.costs = Costs()
+
+    def read(self, places: Sequence[int], tokens: int) -> bytes:
+        return b""
+
+    def fill(self, frames: Sequence[int], data: bytes) -> None:
+        pass
 
     def preamble(self) -> list[int]:
         return []
