@@ -37,7 +37,8 @@ class Still:
 
     name = "still"
     stops: frozenset[int] = frozenset()
-    frame_size, arithmetic = 0, ""
+    vocabulary = arithmetic = ""
+    frame_size = 0
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
         self.frames, self.slots, self.window = frames, 0, window
