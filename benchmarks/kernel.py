@@ -37,8 +37,7 @@ class Still:
 
     name = "still"
     stops: frozenset[int] = frozenset()
-    vocabulary = arithmetic = ""
-    frame_size = 0
+    vocabulary, frame_size, arithmetic = 6, 0, ""
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
         self.frames, self.slots, self.window = frames, 0, window
