@@ -44,6 +44,14 @@ def machine(kind="llama", **shape):
     return Watched(model(kind), tokenizer(), kind, **{"frames": 64, "slots": 64, "weights": "fp16", **shape})
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """The number of threads belongs to the thread that runs the tests, and so to the tests that follow."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def file(tmp_path):
     return str(tmp_path / "a.context")
