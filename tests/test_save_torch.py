@@ -29,10 +29,10 @@ class Watched(TorchMachine):
         self.fed.clear()
         self.scores.clear()
 
-    def logits(self, tick):
-        found = super().logits(tick)
+    def _logits(self, tick):
+        found = super()._logits(tick)
         self.fed.append([len(row.feed) for row in tick.rows])
-        self.scores.append(found.clone())
+        self.scores.append(found[0].clone())
         return found
 
     def read(self, places, tokens):
@@ -170,11 +170,11 @@ def test_where_attention_is_in_torch_it_is_saved_and_restored_too(file, monkeypa
 
 def test_what_others_have_left_in_a_frame_is_not_saved(file):
     driven = machine()
-    used = driven._pool.memory[0]
+    used = driven._places.pool.memory[0]
     with torch.inference_mode():
         used.fill_(7)
     whole, part = (torch.frombuffer(bytearray(driven.read([0], n)), dtype=torch.float32) for n in (FRAME, 5))
     assert (whole == 7).all()
     assert (part == 7).sum() * FRAME == part.numel() * 5
     driven.fill([3], driven.read([0], FRAME))
-    assert torch.equal(driven._pool.memory[3], used)
+    assert torch.equal(driven._places.pool.memory[3], used)
