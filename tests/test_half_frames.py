@@ -12,7 +12,7 @@ from test_exact import differing
 from test_torch import KINDS, model, prompt, tokenizer
 
 from tokix.kernel.arch.hf import machine as arch
-from tokix.kernel.arch.hf import native
+from tokix.kernel.arch.hf import native, probe
 from tokix.kernel.arch.hf.attention import Attention, Pool, Shape
 from tokix.kernel.arch.hf.machine import TorchMachine
 from tokix.kernel.arch.hf.paged import NativeBatch
@@ -83,7 +83,7 @@ def test_numbers_are_rounded_to_the_nearest_and_never_to_infinity(kernel):
 
 @pytest.mark.usefixtures("needs_the_kernel")
 def test_frames_stay_whole_where_the_logits_would_be_others(monkeypatch):
-    monkeypatch.setattr(arch, "HALVED", 0.0)
+    monkeypatch.setattr(probe, "HALVED", 0.0)
     assert made().kept == "fp32"
 
 
