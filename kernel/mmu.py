@@ -273,10 +273,18 @@ class Mmu:
 
     # ---- what a switch costs
 
-    def freed(self, contexts: Iterable[Context]) -> int:
-        """Count the frames that become available if all of these lose theirs."""
-        users = Counter(frame for ctx in contexts for frame in ctx.table)
-        return sum(self.pool.uses[frame] == count + (frame in self.pool.blocks) for frame, count in users.items())
+    def enough(self, contexts: Iterable[Context], count: int) -> list[Context] | None:
+        """Give the first of these contexts whose frames, all together, make so many available; None if all do not."""
+        chosen, uses, users = [], self.pool.uses, Counter[int]()
+        left = count - self.pool.available
+        for ctx in contexts:
+            chosen.append(ctx)
+            for frame in ctx.table:
+                users[frame] += 1
+                left -= users[frame] == uses[frame] - (frame in self.pool.blocks)
+            if left <= 0:
+                return chosen
+        return None
 
     def own(self, ctx: Context) -> int:
         """Count the frames that no other context has."""

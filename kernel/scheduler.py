@@ -441,7 +441,8 @@ class Scheduler:
             return True
         rank = self.policy.rank(burst, burst.since)  # to have waited takes no frames from somebody's turn
         spared = {b.ctx for b in self.gang if b.rank <= rank} | {burst.ctx}
-        return short <= mmu.freed(ctx for ctx in mmu.resident if ctx not in spared)
+        others = (ctx for ctx in mmu.resident if ctx not in spared)
+        return mmu.enough(others, mmu.pool.available + short) is not None
 
     def room(self, burst: Burst, count: int) -> bool:
         """Make so many frames available for a burst; False if it has to wait.
@@ -451,17 +452,13 @@ class Scheduler:
         mmu = self.mmu
         if count <= mmu.pool.available:
             return True
-        victims = list(self.victims(burst))
-        if mmu.pool.available + mmu.freed(victims) < count:
-            return False
-        for victim in victims:
+        victims = mmu.enough(self.victims(burst), count)
+        for victim in victims or ():
             mmu.sleep(victim)
             self.dirty = True  # it may have had more than was needed
             if victim.burst and victim.burst.lane >= 0:
                 self.displace(victim.burst)
-            if count <= mmu.pool.available:
-                break
-        return True
+        return victims is not None
 
     def victims(self, burst: Burst) -> Iterator[Context]:
         """Give the contexts whose frames a burst may take, in order.
@@ -471,8 +468,12 @@ class Scheduler:
         """
         mmu, key = self.mmu, self.order
         idle = [c for c in mmu.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
-        fresh = [c for c in idle if mmu.spent - c.used < mmu.price(c)]
-        yield from [c for c in idle if c not in fresh]
+        fresh = []
+        for ctx in idle:
+            if mmu.spent - ctx.used < mmu.price(ctx):
+                fresh.append(ctx)
+            else:
+                yield ctx
         queued = [c.burst for c in mmu.resident if c.burst and c.burst.ticket >= 0 and key(c.burst) > key(burst)]
         yield from [b.ctx for b in sorted(queued, key=key, reverse=True)]
         yield from fresh
