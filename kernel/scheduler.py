@@ -172,7 +172,7 @@ class Scheduler:
             self.settle(burst)
         burst.nice = nice
         if burst.lane >= 0:
-            self.promise(burst)
+            self.prepay(burst)
             burst.rank = self.policy.rank(burst, burst.since)
             self.arrived = self.queued()
             self.dirty = True
@@ -188,7 +188,7 @@ class Scheduler:
         for burst in self.gang:
             policy.ready(burst, self.clock)
             burst.rank = policy.rank(burst, burst.since)
-            self.promise(burst)
+            self.prepay(burst)
         self.dirty = True
 
     def arrive(self, burst: Burst) -> None:
@@ -227,12 +227,12 @@ class Scheduler:
         burst.rank, burst.seated = self.policy.rank(burst, self.clock), self.clock
         self.slots[lane] = burst
         self.gang.append(burst)
-        self.promise(burst)
+        self.prepay(burst)
         self.dirty = True
 
     # ---- accounts
 
-    def promise(self, burst: Burst) -> None:
+    def prepay(self, burst: Burst) -> None:
         """Charge what the rest of its turn is likely to cost a burst that has a lane."""
         group, have, ahead = burst.family.group, len(burst.ctx.tokens), self.policy.quantum - burst.used
         rows = min(ahead, burst.end - have)
@@ -284,10 +284,8 @@ class Scheduler:
                     continue
                 if end - ctx.computed != 1:
                     end = min(end, ctx.computed + budget)
-                    next_block = mmu.ahead(ctx)
-                    if end == ctx.computed or next_block in begun:
+                    if end == ctx.computed or mmu.ahead(ctx) in begun:
                         continue
-                    begun |= {next_block} if next_block else set()
             start = ctx.computed
             first = start // FRAME
             if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
@@ -297,6 +295,7 @@ class Scheduler:
                 mmu.grow(ctx, start, end)
             if end - start != 1:
                 budget -= end - start
+                begun |= {mmu.ahead(ctx)} - {None}
             view = ctx.view
             if view is None:
                 view = ctx.view = tuple(table)
@@ -353,7 +352,7 @@ class Scheduler:
             if self.waiting:
                 self.requeue(burst)
             else:
-                self.promise(burst)
+                self.prepay(burst)
         self.fill()
         self.preempt()
         self.gang.sort(key=self.place)
@@ -363,8 +362,8 @@ class Scheduler:
     def too_dear(self, burst: Burst) -> bool:
         """Say whether a turn has been too short yet for what the switch at its end costs: it would take frames away."""
         best, mmu = self.queue.peek(), self.mmu
-        forced = best and mmu.shortage(best.ctx, min(len(best.ctx.tokens) + self.policy.quantum, best.end)) > 0
-        return bool(forced) and burst.used * mmu.costs.tick < WORTH * mmu.price(burst.ctx)
+        forced = best is not None and self.shortage(best) > 0
+        return forced and burst.used * mmu.costs.tick < WORTH * mmu.price(burst.ctx)
 
     def fill(self) -> None:
         """Give free lanes to the best that fit.
@@ -431,12 +430,16 @@ class Scheduler:
 
     # ---- frames
 
+    def shortage(self, burst: Burst) -> int:
+        """Count the frames that others have to give so that a burst has its prompt and one quantum."""
+        return self.mmu.shortage(burst.ctx, min(len(burst.ctx.tokens) + self.policy.quantum, burst.end))
+
     def fits(self, burst: Burst) -> bool:
         """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
         mmu = self.mmu
         if self.gang and burst.starved == mmu.released:
             return False
-        short = mmu.shortage(burst.ctx, min(len(burst.ctx.tokens) + self.policy.quantum, burst.end))
+        short = self.shortage(burst)
         if short <= 0:
             return True
         rank = self.policy.rank(burst, burst.since)  # to have waited takes no frames from somebody's turn

@@ -145,3 +145,17 @@ def test_a_frame_that_can_be_found_is_not_written():
     rig.think(SYSTEM[:40], 3)
     rig.run()
     rig.empty()
+
+
+def test_who_was_to_compute_for_others_and_has_no_frames_holds_nobody_up(monkeypatch):
+    """Of three that begin alike the first two lose their lanes for want of frames, in the same tick."""
+    rig = Rig(lanes=3, prefill=512)
+    bursts = [rig.think(f"{SYSTEM}Number {n}.", 3) for n in range(3)]
+    room, asked = rig.scheduler.room, iter(range(100))
+    monkeypatch.setattr(type(rig.scheduler), "room", lambda s, burst, count: next(asked) >= 2 and room(burst, count))
+    tick = rig.start()
+    assert [row.start for row in tick.rows] == [0]
+    rig.land()
+    monkeypatch.undo()
+    assert {*rig.run()} == {*bursts}
+    rig.empty()
