@@ -40,9 +40,9 @@ from rich.table import Table
 
 from tokix.boot import boot
 from tokix.kernel.arch.hf import machine, models
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.frames import frames_for
 from tokix.kernel.policy import FCFS, RR, Policy, Priority
-from tokix.machines import DEFAULT
 from tokix.storage import MemoryStore
 from tokix.syscalls import Append, Sleep, Spawn, Think, Wait
 from tokix.terminal import Terminal

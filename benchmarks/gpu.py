@@ -37,9 +37,9 @@ from rich.table import Table
 from tokix.kernel.arch.hf import models
 from tokix.kernel.arch.hf.attention import NAME
 from tokix.kernel.arch.hf.machine import TorchMachine, Weights, load
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
-from tokix.machines import DEFAULT
 
 WAYS = ("launched", "graphs", "ahead", "generate", "continuous")
 BURSTS, CONTEXT, STEPS, WARM = (1, 8, 64), 512, 128, 8

@@ -33,11 +33,11 @@ from rich.table import Table
 
 from tokix.kernel.arch.hf import machine, models
 from tokix.kernel.arch.hf.attention import record
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.events import Row, Sampling, Tick, TickDone
 from tokix.kernel.frames import FRAME, frames_for
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
-from tokix.machines import DEFAULT
 from tokix.storage import MemoryStore
 from tokix.syscalls import Spawn, Think, Wait
 

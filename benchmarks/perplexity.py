@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tokix.kernel.arch.hf import machine, models
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.events import Row
 from tokix.kernel.frames import frames_for
-from tokix.machines import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / name for name in ("LICENSE", "docs/design.md")]

@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tokix.kernel.arch.hf import machine, models
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.context import Context
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import FramePool, frames_for
 from tokix.kernel.mmu import Mmu
-from tokix.machines import DEFAULT, separated
+from tokix.machines import separated
 
 CONTEXTS, ROUNDS, PREFILL = (64, 256, 1024, 2048), 9, 64
 KINDS = ("deschedule", "swap", "drop")

@@ -30,9 +30,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from tokix.kernel.arch.hf import machine, models, probe
 from tokix.kernel.arch.hf.attention import Batch, Pool
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.events import Row, Sampling, Tick
 from tokix.kernel.frames import frames_for
-from tokix.machines import DEFAULT
 
 ROWS, CONTEXTS, ROUNDS = (1, 4, 8, 16), (256, 512), 9
 FIRST, PEER = "torch, fp32", "transformers"

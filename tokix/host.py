@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
@@ -118,13 +118,27 @@ class MachineThread:
 
 
 @contextmanager
+def handling(arrived: Callable[[int, object], None], signums: Iterable[int]) -> Iterator[None]:
+    """Have Python itself call a handler for signals: it does so even while a program holds the event loop.
+
+    Signals that are ignored (`nohup`, `&`) stay so.
+    """
+    handled = [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, arrived) for signum in handled}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
 def signals(loop: AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[None]:
     """Call `stop(signum)` in the event loop at the first signal that asks for an end; at the second, end at once.
 
     A program that does not give the kernel back holds the event loop too, and with it every signal that anyio would
-    receive. So these are Python's own handlers, which run even then: the second signal always works. It is safe, for
-    the store survives any death. Signals that are ignored (`nohup`, `&`) stay so; outside of the main thread, where
-    Python has no handlers, all do what they did before.
+    receive; so the second signal is not left to it. It is safe, for the store survives any death. Outside of the main
+    thread, where Python has no handlers, all do what they did before.
     """
     seen: list[int] = []
 
@@ -134,14 +148,8 @@ def signals(loop: AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[No
         seen.append(signum)
         loop.call_soon_threadsafe(stop, signum)
 
-    ours = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-    handled = [signum for signum in ours if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, arrived) for signum in handled}
-    try:
+    with handling(arrived, SIGNALS if threading.current_thread() is threading.main_thread() else ()):
         yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextmanager

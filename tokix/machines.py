@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tokix.cli import say
+from tokix.host import handling
+from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.shell.usage import Failure
 
@@ -18,14 +20,10 @@ if TYPE_CHECKING:
     from tokix.kernel.arch.hf.machine import Weights
     from tokix.kernel.ports import Encoder, Machine
 
-#: The environment variable that names the model; what runs if nobody does; the machine without weights.
-VARIABLE, DEFAULT, TOY = "TOKIX_MODEL", "smollm2", "toy"
+#: The environment variable that names the model; the machine without weights.
+VARIABLE, TOY = "TOKIX_MODEL", "toy"
 #: The environment variable that names the device of a model: cpu, cuda, or one of several GPUs, such as cuda:1.
 DEVICE = "TOKIX_DEVICE"
-
-
-class NoMachine(Exception):
-    """The machine cannot be had; the text says what to do."""
 
 
 def chosen(reference: str | None) -> str:
@@ -35,11 +33,8 @@ def chosen(reference: str | None) -> str:
 
 def wanted(reference: str | None, **shape: int | None) -> tuple[Machine, Encoder]:
     """Load the machine that a command line names, or the default; raises Failure. Ctrl-C works meanwhile."""
-    try:
-        with interruptible():
-            return load(chosen(reference), **shape)
-    except NoMachine as error:
-        raise Failure(str(error)) from None
+    with interruptible():
+        return load(chosen(reference), **shape)
 
 
 @contextmanager
@@ -48,11 +43,7 @@ def interruptible() -> Iterator[None]:
 
     Libraries that are being loaded can be where nothing can be raised, as in a destructor: there Python prints the
     interrupt, and goes on. So it is not printed, and raised at the end of the block. A second one ends the process.
-    An ignored SIGINT stays so.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
     seen: list[int] = []
 
     def arrived(signum: int, frame: object) -> None:
@@ -65,13 +56,12 @@ def interruptible() -> Iterator[None]:
         if not isinstance(what.exc_value, KeyboardInterrupt):
             hook(what)
 
-    before, hook = signal.signal(signal.SIGINT, arrived), sys.unraisablehook
-    sys.unraisablehook = unraisable
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
-        yield
+        with handling(arrived, [signal.SIGINT]):
+            yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGINT, before)
         if seen:
             raise KeyboardInterrupt
 
@@ -79,7 +69,7 @@ def interruptible() -> Iterator[None]:
 def load(
     reference: str, *, frames: int | None = None, slots: int | None = None, window: int | None = None
 ) -> tuple[Machine, Encoder]:
-    """Load a machine and what turns texts into vectors; raises NoMachine.
+    """Load a machine and what turns texts into vectors; raises Failure.
 
     The reference of a model may end with the form of its weights, as in `smollm2,fp32` or `smollm2,q4`; else they are
     in 4 bits if that is how they came, or in fp16, and on a GPU in bf16. What is not in the cache yet is fetched and
@@ -89,7 +79,7 @@ def load(
         return ToyMachine(frames or 256, window or 2048, slots=256 if slots is None else slots), ToyEncoder()
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
-        raise NoMachine(
+        raise Failure(
             f"the model {reference} needs {' and '.join(missing)}: pip install 'tokix[hf]', or take --model {TOY}"
         )
     from tokix.kernel.arch.hf import device, machine, models
@@ -109,7 +99,7 @@ def load(
             say(f"{name}: {note}")
         return loaded, MiniLM(encoder)
     except ModelError as error:
-        raise NoMachine(str(error)) from error
+        raise Failure(str(error)) from None
 
 
 def separated(reference: str) -> tuple[str, Weights | None]:

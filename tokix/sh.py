@@ -21,6 +21,7 @@ from tokix import scenario
 from tokix.commands import in_foreground
 from tokix.doctor import examine
 from tokix.failure import Interrupted
+from tokix.host import handling
 from tokix.programs import GROUP, ProgramError, Resolver, absolute, settled, shipped
 from tokix.shell.client import Client, cause
 from tokix.shell.jobs import Jobs, Keyboard, MakeTty
@@ -199,11 +200,7 @@ def known() -> list[str]:
 
 @contextmanager
 def listening(loop: AbstractEventLoop, handlers: Mapping[int, Callable[[], object]]) -> Iterator[None]:
-    """Call a handler in the event loop for each signal that comes.
-
-    These are Python's own handlers, which run even while a program holds the event loop: see `tokix.host.signals`.
-    Signals that are ignored stay so.
-    """
+    """Call a handler in the event loop for each signal that comes."""
     unheard: list[int] = []
 
     def arrived(signum: int, frame: object) -> None:
@@ -216,13 +213,8 @@ def listening(loop: AbstractEventLoop, handlers: Mapping[int, Callable[[], objec
         unheard.remove(signum)
         handlers[signum]()
 
-    handled = [signum for signum in handlers if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, arrived) for signum in handled}
-    try:
+    with handling(arrived, handlers):
         yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextmanager
