@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +38,7 @@ class Still:
 
     name = "still"
     stops: frozenset[int] = frozenset()
-    vocabulary, frame_size, arithmetic = 6, 0, ""
+    vocabulary, frame_size, arithmetic, ahead = 6, 0, "", False
 
     def __init__(self, frames: int = 1 << 17, window: int = 1 << 15) -> None:
         self.frames, self.slots, self.window = frames, 0, window
@@ -69,6 +70,9 @@ class Still:
 
     def piece(self, token: int) -> bytes:
         return b"x"
+
+    def start(self, tick: Any) -> Callable[[], list[int | None]]:
+        return partial(self.run, tick)
 
     def run(self, tick: Any) -> list[int | None]:
         return [7 if row.sampling else None for row in tick.rows]
@@ -217,14 +221,14 @@ def ticks(count: int, repeat: int) -> list[Row]:
 def tick_us(kernel: Kernel, count: int) -> float:
     """Give the mean time of a step that ends one tick and forms the next; the machine's time is left out."""
     spent, interrupts = 0.0, []
-    if kernel.scheduler.flying and kernel.scheduler.tick:
-        interrupts = [TickDone(kernel.scheduler.clock, Still().run(kernel.scheduler.tick))]
+    for tick, _ in kernel.scheduler.flights:
+        interrupts = [TickDone(tick.serial, Still().run(tick))]
     for _ in range(count):
         begin = time.perf_counter()
         outcome = kernel.step(interrupts, 0.0)
         spent += time.perf_counter() - begin
-        assert outcome.tick
-        interrupts = [TickDone(outcome.tick.serial, Still().run(outcome.tick))]
+        [tick] = outcome.ticks
+        interrupts = [TickDone(tick.serial, Still().run(tick))]
     kernel.step(interrupts, 0.0)
     return spent / count * 1e6
 

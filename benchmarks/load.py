@@ -156,6 +156,8 @@ def together(children: list[Agent], cost: Cost, prefill: int) -> float:
 class Script:
     """A machine whose answers end when the trace says so, and never before."""
 
+    ahead = False
+
     def __init__(self, machine: Any, trace: Trace) -> None:
         self.machine = machine
         self.left = {f"={step.number}": step.answer for step in trace.rounds}

@@ -42,6 +42,7 @@ class Meter:
     def __init__(self, play: Play) -> None:
         self.play = play
         self.open: list[tuple[int, bool]] = []
+        self.serial = 0
         self.began = self.busy = 0.0
         self.ticks = self.rows = self.sampled = 0
         self.first: dict[int, float] = {}
@@ -52,15 +53,18 @@ class Meter:
         self.costs: list[tuple[int, int, int, float]] = []
         self.shape = (0, 0, 0)
 
-    def __call__(self, kernel: Any, ticked: bool) -> None:
-        now = self.play.clock()
-        if self.open and (ticked or not kernel.scheduler.flying):
+    def __call__(self, kernel: Any) -> None:
+        now, flights = self.play.clock(), kernel.scheduler.flights
+        serial = flights[0].tick.serial if flights else 0
+        if serial == self.serial:
+            return
+        if self.open:
             self.close(now)
-        if ticked:
-            tick = kernel.scheduler.tick
+        self.serial = serial
+        for tick, bursts in flights:  # one, for this kernel makes none ahead
             self.shape, self.began = shape(tick), now
-            pairs = zip(kernel.scheduler.flying, tick.rows, strict=True)
-            self.open = [(int(burst.sampling.stream[1:]), row.sampling is not None) for (burst, _), row in pairs]
+            pairs = zip(bursts, tick.rows, strict=True)
+            self.open = [(int(burst.sampling.stream[1:]), row.sampling is not None) for burst, row in pairs]
 
     def close(self, now: float) -> None:
         took = now - self.began
@@ -121,11 +125,10 @@ class Simulated(Simulation):
         self.due += [Attach(tenant, f"tenant {tenant}") for tenant in {agent.tenant for agent in trace.roots}]
 
     def step(self) -> None:
-        clock = self.kernel.scheduler.clock
         began = time.process_time()
         super().step()
         self.spent += time.process_time() - began
-        self.meter(self.kernel, self.kernel.scheduler.clock > clock)
+        self.meter(self.kernel)
 
     def start(self, effect: Any) -> None:
         if isinstance(effect, Attached):

@@ -63,12 +63,12 @@ class Switch:
         """Give the ms that the kernel takes for its part of a swap, out and back."""
         mmu = Mmu(FramePool(len(self.table), len(self.table)), self.machine.costs)
         ctx, other = Context(tokens=self.tokens[:-1]), Context(tokens=[1] * self.context)
-        mmu.grow(ctx, 0, self.context)
+        mmu.grow(ctx, 0, self.context, 0)
         mmu.fed(ctx, self.context)
         ctx.tokens.append(self.tokens[-1])
         begin = time.perf_counter()
         mmu.sleep(ctx)
-        mmu.grow(other, 0, self.context)  # who takes the frames, and gives them back
+        mmu.grow(other, 0, self.context, 0)  # who takes the frames, and gives them back
         mmu.release(other)
         mmu.adopt(ctx, mmu.found(ctx))
         mmu.wake(ctx)

@@ -56,8 +56,8 @@ class Context:
     #: The burst that works on it, if any; the tokens as they were, if pages have left for it.
     burst: Burst | None = None
     before: list[int] | None = None
-    #: A tick in flight names its frames.
-    flying: bool = False
+    #: The last tick in flight that names its frames, or 0.
+    flying: int = 0
     #: The table as the last row had it; None after a change.
     view: tuple[int, ...] | None = None
 

@@ -273,9 +273,9 @@ Interrupt = TickDone | Answer | Embedded | Shown | Input | Attach | Trap | Detac
 
 @dataclass(slots=True)
 class Outcome:
-    """What a step asks of the edge: start the tick, commit the rows, then start the effects."""
+    """What a step asks of the edge: start the ticks, commit the rows, then start the effects."""
 
-    tick: Tick | None
+    ticks: list[Tick]
     rows: dict[str, dict[Any, tuple[Any, ...] | None]]
     effects: list[Effect | Attached]
 

@@ -88,6 +88,7 @@ class Kernel:
         devices: Iterable[DeviceInfo] = (),
         lanes: int = 8,
         prefill: int = 64,
+        ahead: bool = False,
         seed: int = 0,
         budget: int = 1000,
         init: tuple[str, list[Any]] = ("init", []),
@@ -96,7 +97,8 @@ class Kernel:
     ) -> None:
         """Boot from the rows that the store has: recovery and a first start are the same.
 
-        lanes, prefill (tokens) and budget (deliveries) bound what one tick and one step do. `suspects` names processes
+        lanes, prefill (tokens) and budget (deliveries) bound what one tick and one step do. With `ahead` the next tick
+        is made while one is in flight, where what that samples need not be known. `suspects` names processes
         to park, with the reason: they were running when the kernel died, again and again. `on_run` is told the pid
         whose program gets the control, and 0 when the kernel has it again.
         """
@@ -105,7 +107,7 @@ class Kernel:
         self.ops = {(device.name, op.name): op for device in devices for op in device.ops}
         self.capacity = min(machine.window, machine.frames * FRAME)
         mmu = Mmu(FramePool(machine.frames, machine.slots), machine.costs)
-        self.scheduler = Scheduler(mmu, policy, lanes, prefill, machine.stops)
+        self.scheduler = Scheduler(mmu, policy, lanes, prefill, machine.stops, ahead)
         self.procs: dict[int, Process] = {}
         #: How long bursts are, by program: a policy may want to guess.
         self.usage: dict[str, Usage] = {}
@@ -134,17 +136,17 @@ class Kernel:
     # ---- the step
 
     def step(self, interrupts: Iterable[Interrupt], now: float) -> Outcome:
-        """What happened; what follows from it; which bursts hold the next tick; what to make durable and let out."""
+        """What happened; what follows from it; which bursts hold the next ticks; what to make durable and let out."""
         self.now = max(self.now, now)
         for interrupt in interrupts:
             self.accept(interrupt)
         self.expire()
         self.run()
-        tick = self.scheduler.form()
+        ticks = list(iter(self.scheduler.form, None))
         # Nothing will tick, and no answer is on its way to somebody who then may think: time jumps.
-        while self.sleepers and not (self.scheduler.flying or self.ready or self.invoked):
+        while self.sleepers and not (self.scheduler.flights or self.ready or self.invoked):
             self.wake(self.sleepers[0][0])
-        outcome = Outcome(tick, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
+        outcome = Outcome(ticks, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
         if outcome.rows:
             self.rows = {name: {} for name in TABLES}
             self.inserted = set()

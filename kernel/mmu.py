@@ -35,8 +35,8 @@ class Mmu:
     #: Contexts that have frames, least recently used first; those that want theirs back.
     resident: dict[Context, None] = field(default_factory=dict)
     sleepers: dict[Context, None] = field(default_factory=dict)
-    #: Frames that only the tick in flight still holds.
-    limbo: list[int] = field(default_factory=list)
+    #: Frames that only ticks in flight still hold, each with the last of these.
+    limbo: list[tuple[int, int]] = field(default_factory=list)
     #: Places that somebody outside reads, and frames that somebody outside fills, by the key of the call.
     lent: dict[str, list[int]] = field(default_factory=dict)
     #: How often something was let go; the price of all ticks so far.
@@ -111,13 +111,13 @@ class Mmu:
         ctx.computed, ctx.view = computed, None
         self.resident.setdefault(ctx)
 
-    def grow(self, ctx: Context, start: int, end: int) -> None:
-        """Make positions start…end writable; the frames have to be available."""
+    def grow(self, ctx: Context, start: int, end: int, serial: int) -> None:
+        """Make positions start…end writable by a tick; the frames have to be available."""
         table, first, pool = ctx.table, start // FRAME, self.pool
         if first < len(table) and pool.uses[table[first]] > 1:
             [fresh] = pool.take(1)
             pool.moves.append((table[first], fresh))
-            self.limbo.append(table[first])  # the tick reads it: the reference ends with the tick
+            self.limbo.append((serial, table[first]))  # the tick reads it: the reference ends with the tick
             table[first] = fresh
             self.counters.copies += 1
         table += pool.take(frames_for(end) - len(table))
@@ -134,7 +134,7 @@ class Mmu:
             block = pool.enter(front, ctx.tokens[at * FRAME : (at + 1) * FRAME], table[at])
             if block.place != table[at]:  # another has computed the same meanwhile
                 pool.share([block.place])
-                pool.drop([table[at]])
+                self.let_go(ctx, [table[at]])
                 table[at], ctx.view = block.place, None
 
     def charge(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
@@ -176,17 +176,18 @@ class Mmu:
 
     def let_go(self, ctx: Context, frames: list[int]) -> None:
         if ctx.flying:
-            self.limbo += reversed(frames)  # a tick in flight names them: they stay used until it is done
+            self.limbo += [(ctx.flying, frame) for frame in reversed(frames)]
         else:
             self.pool.drop(reversed(frames))
             self.released += 1
 
-    def landed(self) -> bool:
-        """The tick in flight is done: what it still held is let go of. False if that was nothing."""
-        if not self.limbo:
+    def landed(self, serial: int) -> bool:
+        """A tick has landed: what only it still held is let go of. False if that was nothing."""
+        gone = [frame for last, frame in self.limbo if last <= serial]
+        if not gone:
             return False
-        self.pool.drop(self.limbo)
-        self.limbo = []
+        self.pool.drop(gone)
+        self.limbo = [held for held in self.limbo if held[0] > serial]
         self.released += 1
         return True
 
@@ -306,8 +307,8 @@ class Mmu:
         lent = [place for places in self.lent.values() for place in places]
         if self.pool.held != Counter(place for place in lent if place >= self.pool.total):
             raise KernelBug("slots are held that nobody reads")
-        tables = [*(ctx.table for ctx in self.resident), self.limbo, [p for p in lent if p < self.pool.total]]
-        self.pool.check(tables, [ctx.asleep for ctx in self.sleepers])
+        outside = [*(frame for _, frame in self.limbo), *(place for place in lent if place < self.pool.total)]
+        self.pool.check([*(ctx.table for ctx in self.resident), outside], [ctx.asleep for ctx in self.sleepers])
         if any(not ctx.table for ctx in self.resident):
             raise KernelBug("a context without frames is listed as resident")
         if any(ctx.view is not None and list(ctx.view) != ctx.table for ctx in self.resident):

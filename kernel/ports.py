@@ -143,6 +143,8 @@ class Machine(Vocabulary, Protocol):
     frame_size: int
     #: What its numbers depend on: only where this is the same are frames of another machine those of this one.
     arithmetic: str
+    #: Whether `start` comes back before the tick is done, so that the next one can be begun meanwhile.
+    ahead: bool
 
     def run(self, tick: Tick) -> list[int | None]:
         """Run one tick, in the order of submission; gives a token per row, None where the row does not sample.
@@ -150,6 +152,9 @@ class Machine(Vocabulary, Protocol):
         The copies come first, in their order, from place to place: frames are numbered from 0, slots of the swap file
         from `frames`. Rows name frames only.
         """
+
+    def start(self, tick: Tick) -> Callable[[], list[int | None]]:
+        """Begin a tick; gives what waits for its end and gives its tokens, as `run` does."""
 
     def read(self, places: Sequence[int], tokens: int) -> bytes:
         """Give what is in places, one after the other, which hold so many tokens: nothing of what is behind those."""

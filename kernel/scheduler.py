@@ -13,10 +13,11 @@ frames, each turn of a lane lasts a whole quantum of sampled tokens, and `key` d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
@@ -87,6 +88,13 @@ class Burst:
         return len(self.ctx.tokens) - self.prompt
 
 
+class Flight(NamedTuple):
+    """A tick that the machine has not answered yet, and whose rows it has."""
+
+    tick: Tick
+    bursts: list[Burst]
+
+
 @dataclass(slots=True)
 class Scheduler:
     """Bursts in lanes, bursts in the queue, contexts in frames."""
@@ -97,13 +105,14 @@ class Scheduler:
     #: Tokens of prompts in one tick: what bounds the stall of a burst that decodes.
     prefill: int
     stops: frozenset[int]
+    #: Whether a tick may take off while one is in flight.
+    ahead: bool = False
     slots: list[Burst | None] = field(init=False)
     gang: list[Burst] = field(default_factory=list)
     queue: Queue = field(init=False)
     waiting: int = 0
-    #: The last tick; while it flies, its bursts with the tokens that each feeds.
-    tick: Tick | None = None
-    flying: list[tuple[Burst, int]] = field(default_factory=list)
+    #: Oldest first.
+    flights: deque[Flight] = field(default_factory=deque)
     dirty: bool = False
     #: Bursts that may take a lane at once if they are better; who had each lane last.
     arrived: list[Burst] = field(default_factory=list)
@@ -250,27 +259,35 @@ class Scheduler:
     # ---- the tick
 
     def form(self) -> Tick | None:
-        """Make the next tick, or None if one is in flight or nothing can run."""
-        if self.flying:
-            return None
+        """Make the next tick, or None if that depends on one in flight, or nothing can run."""
+        if self.flights:
+            foreseen = self.ahead and len(self.flights) == 1 and not self.dirty
+            return self.sequel(*self.flights[0]) if foreseen else None
         for _ in range(2):
             if self.dirty:
                 self.regang()
             if not self.gang:
                 return None
-            if rows := self.pack():
-                self.clock += 1
-                self.tick = Tick(self.clock, rows, self.mmu.charge(rows))
-                return self.tick
+            rows, bursts = self.pack()
+            if rows:
+                return self.off(rows, bursts)
             self.dirty = True  # all were displaced by who waits: the first of the queue can have everything
         if self.mmu.lent:  # but not what is read or filled from outside
             return None
         raise KernelBug("the first of the queue could not have its frames")
 
-    def pack(self) -> list[Row]:
-        """Give the rows of the gang."""
+    def off(self, rows: list[Row], bursts: list[Burst]) -> Tick:
+        """Let a tick take off."""
+        self.clock += 1
+        tick = Tick(self.clock, rows, self.mmu.charge(rows))
+        self.flights.append(Flight(tick, bursts))
+        return tick
+
+    def pack(self) -> tuple[list[Row], list[Burst]]:
+        """Give the rows of the gang, and whose they are."""
         rows: list[Row] = []
-        flying, mmu, uses, budget = self.flying, self.mmu, self.mmu.pool.uses, self.prefill
+        bursts: list[Burst] = []
+        mmu, uses, budget, serial = self.mmu, self.mmu.pool.uses, self.prefill, self.clock + 1
         begun: set[object] = set()
         for burst in tuple(self.gang):
             if burst.lane < 0:  # it lost its frames to a better one, a moment ago
@@ -292,7 +309,7 @@ class Scheduler:
                 if not self.room(burst, mmu.need(ctx, start, end)):
                     self.displace(burst)
                     continue
-                mmu.grow(ctx, start, end)
+                mmu.grow(ctx, start, end, serial)
             if end - start != 1:
                 budget -= end - start
                 begun |= {mmu.ahead(ctx)} - {None}
@@ -302,25 +319,55 @@ class Scheduler:
             sampling = burst.sampling if end == len(tokens) else None
             said = tokens[burst.prompt :] if sampling and sampling.schema else ()
             rows.append(Row(view, start, tokens[start:end], sampling, said))
-            flying.append((burst, end - start))
-            ctx.flying = True
-        return rows
+            bursts.append(burst)
+            ctx.flying = serial
+        return rows, bursts
+
+    def sequel(self, tick: Tick, bursts: list[Burst]) -> Tick | None:
+        """Make the tick behind one in flight, all of whose rows sample, and name their tokens.
+
+        None if the gang is to change then, or if frames would have to be taken from somebody. A burst that ends before,
+        by what it samples or by what comes from outside, has a row too many, which nobody hears of: it writes behind
+        what is computed, and whoever has that place next writes after it.
+        """
+        mmu, quantum, need = self.mmu, self.policy.quantum, 0
+        if bursts != self.gang:
+            return None
+        for burst, row in zip(bursts, tick.rows, strict=True):
+            ctx, sampling = burst.ctx, row.sampling
+            if not sampling or sampling.schema or burst.used + 1 >= quantum or len(ctx.tokens) + 1 >= burst.end:
+                return None
+            end = row.start + len(row.feed)
+            need += mmu.need(ctx, end, end + 1)
+        if need > mmu.pool.available:
+            return None
+        rows = []
+        for number, (burst, row) in enumerate(zip(bursts, tick.rows, strict=True)):
+            ctx, start = burst.ctx, row.start + len(row.feed)
+            if mmu.need(ctx, start, start + 1):
+                mmu.grow(ctx, start, start + 1, self.clock + 1)
+            ctx.view = ctx.view or tuple(ctx.table)
+            ctx.flying = self.clock + 1
+            rows.append(Row(ctx.view, start, [~number], row.sampling))
+        return self.off(rows, bursts)
 
     def done(self, serial: int, tokens: list[int | None]) -> list[tuple[Burst, int]]:
-        """Account for the tick in flight; gives the bursts that somebody has to look at, with their new token.
+        """Account for the tick that has landed; gives the bursts that somebody has to look at, with their new token.
 
         These are the ones at their end, at the end of their quantum, or watched.
         """
-        if serial != self.clock or len(tokens) != len(self.flying):
-            raise KernelBug(f"tick {self.clock} was in flight, the machine answers for {serial}")
+        (due, rows, _), bursts = self.flights.popleft() if self.flights else Flight(Tick(0, [], []), [])
+        if serial != due or len(tokens) != len(rows):
+            raise KernelBug(f"tick {due} was in flight, the machine answers for {serial} with {len(tokens)} rows")
         events = []
         quantum, stops = self.policy.quantum, self.stops
-        flying, self.flying = self.flying, []
-        for (burst, fed), token in zip(flying, tokens, strict=True):
+        for burst, row, token in zip(bursts, rows, tokens, strict=True):
             ctx = burst.ctx
-            ctx.flying = False
+            if ctx.flying == serial:
+                ctx.flying = 0
             if not burst.alive:
                 continue
+            fed = len(row.feed)
             burst.cost += fed + ctx.computed / READ
             if fed > 1 or (ctx.computed + 1) % FRAME == 0:
                 self.mmu.fed(ctx, fed)
@@ -334,7 +381,7 @@ class Scheduler:
             if spent or burst.watched or token in stops or len(ctx.tokens) >= burst.end:
                 events.append((burst, token))
                 self.dirty |= spent
-        self.dirty |= self.mmu.landed()
+        self.dirty |= self.mmu.landed(serial)
         return events
 
     # ---- the gang
@@ -501,13 +548,13 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise KernelBug if an invariant does not hold."""
-        self.mmu.check(bool(self.flying))
-        if self.flying and self.tick:
-            pool = self.mmu.pool
-            named = {frame for row in self.tick.rows for frame in row.table}
-            named |= {source for source, target in self.tick.copies if max(source, target) < pool.total}
+        self.mmu.check(bool(self.flights))
+        pool = self.mmu.pool
+        for tick, _ in self.flights:
+            named = {frame for row in tick.rows for frame in row.table}
+            named |= {source for source, target in tick.copies if max(source, target) < pool.total}
             if any(not pool.uses[frame] for frame in named):
-                raise KernelBug("a frame is free that the tick in flight names")
+                raise KernelBug("a frame is free that a tick in flight names")
         if sorted(b.lane for b in self.gang) != [lane for lane, b in enumerate(self.slots) if b]:
             raise KernelBug("lanes and gang differ")
         if any(b is not self.slots[b.lane] or not b.alive or b.ticket >= 0 for b in self.gang):

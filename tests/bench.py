@@ -58,7 +58,7 @@ class Bench:
 
     def step(self, *interrupts, commit=True):
         outcome = self.outcome = self.kernel.step(interrupts, self.now)
-        self.tick = outcome.tick or self.tick
+        [self.tick] = outcome.ticks or [self.tick]
         if outcome.rows and commit:
             self.store.commit(outcome.rows)
         self.out += outcome.effects

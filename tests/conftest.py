@@ -1,9 +1,13 @@
 """What every test starts from."""
 
 import os
+import signal
 
 # A command that names no model gets the toy: what has weights is tested where it is named.
 os.environ["TOKIX_MODEL"] = "toy"
+
+# Whoever starts the tests in the background may have them ignore this, and all that they start with them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What several files share. As plugins they bring their fixtures, and their asserts show the two sides.
 pytest_plugins = ["bench", "cached", "driven", "facts", "harness", "rig", "stage"]

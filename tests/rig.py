@@ -24,10 +24,22 @@ class Rig:
     The tokens of every burst that ends are compared with the oracle's.
     """
 
-    def __init__(self, policy=None, *, frames=64, lanes=2, prefill=64, ends=False, check=True, slots=0, costs=None):
+    def __init__(
+        self,
+        policy=None,
+        *,
+        frames=64,
+        lanes=2,
+        prefill=64,
+        ends=False,
+        check=True,
+        slots=0,
+        costs=None,
+        ahead=False,
+    ):
         self.machine = ToyMachine(frames, frames * FRAME, slots=slots, costs=costs, ends=ends)
         self.mmu = Mmu(FramePool(frames, self.machine.slots), self.machine.costs)
-        self.scheduler = Scheduler(self.mmu, policy or RR(), lanes, prefill, self.machine.stops)
+        self.scheduler = Scheduler(self.mmu, policy or RR(), lanes, prefill, self.machine.stops, ahead)
         self.contexts, self.serial = [], count()
         self.check = self.scheduler.check if check else lambda: None
 
@@ -71,8 +83,7 @@ class Rig:
 
     def land(self):
         """The machine has done the tick; gives the bursts that end with it."""
-        tick, ended = self.scheduler.tick, list[Burst]()
-        assert tick
+        tick, ended = self.scheduler.flights[0].tick, list[Burst]()
         for burst, token in self.scheduler.done(tick.serial, self.machine.run(tick)):
             if token in self.machine.stops or len(burst.ctx.tokens) >= burst.end:
                 self.verify(burst)

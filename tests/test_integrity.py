@@ -53,7 +53,7 @@ def context_without_frames(s):
 
 
 def forgotten_limbo(s):
-    s.mmu.limbo.append(s.mmu.pool.free[0])
+    s.mmu.limbo.append((0, s.mmu.pool.free[0]))
 
 
 def empty_lane(s):
@@ -145,11 +145,11 @@ def test_check_notices_a_free_frame_that_the_tick_in_flight_names(copied):
     tick = rig.start()
     if copied:
         rig.mmu.release(rig.contexts[1])
-        [frame] = rig.mmu.limbo
+        [(_, frame)] = rig.mmu.limbo
         assert tick.copies[0][0] == frame
         rig.mmu.limbo.clear()
     else:
-        ctx.flying = False
+        ctx.flying = 0
         [frame] = ctx.table[1:]
         rig.mmu.trim(ctx, FRAME)
     rig.mmu.pool.drop([frame] if copied else [])

@@ -64,7 +64,7 @@ def test_a_machine_that_answers_for_another_tick_is_a_bug(tokens):
         await Think(prompt="x")
 
     bench = Bench(init)
-    assert bench.outcome.tick.serial == 1
+    assert bench.outcome.ticks[0].serial == 1
     with pytest.raises(KernelBug, match="tick 1 was in flight"):
         bench.kernel.step([TickDone(1, tokens)], 0.0)
     bench = Bench(init)
@@ -168,7 +168,7 @@ def test_deadline_tells_the_truth():
     assert bench.kernel.deadline() == 7.0
     bench.now = 7.5
     outcome = bench.step()
-    assert outcome.tick
+    assert outcome.ticks
     assert bench.kernel.deadline() is None, "only the machine's answer can change anything; a cancelled timeout cannot"
     bench.settle()
     assert bench.kernel.deadline() == 14.5
@@ -196,7 +196,7 @@ def test_a_step_without_a_reason_does_nothing():
     bench = Bench(init)
     for _ in range(3):
         outcome = bench.step()
-        assert (outcome.tick, outcome.rows, outcome.effects) == (None, {}, [])
+        assert (outcome.ticks, outcome.rows, outcome.effects) == ([], {}, [])
 
 
 def test_cancelled_timeouts_do_not_pile_up():
@@ -262,7 +262,7 @@ def test_a_call_that_begins_and_ends_in_one_step_leaves_no_note():
     bench = Bench(init)
     assert "started" not in bench.outcome.rows
     assert "partial" not in bench.outcome.rows
-    assert not bench.outcome.tick
+    assert not bench.outcome.ticks
 
 
 def test_a_process_that_lives_and_dies_in_one_step_is_one_row():

@@ -35,8 +35,8 @@ def output_commit(step):
     def wrong(sim):
         due, sim.due = sim.due, []
         outcome = sim.kernel.step(due, sim.world.now)
-        if outcome.tick:
-            sim.later(1.0, outcome.tick)
+        for tick in outcome.ticks:
+            sim.later(1.0, tick)
         for effect in outcome.effects:
             sim.start(effect)
         if outcome.rows:

@@ -137,6 +137,7 @@ def test_random_systems():
         programs = {name: lambda dice: random_program(random.Random(dice)) for name in NAMES}
         programs["init"] = lambda seed=seed: reaper(seed)
         shape = {"lanes": r.choice([1, 2, 5]), "prefill": r.choice([1, 8, 64]), "budget": r.choice([1, 2, 5, 1000])}
+        shape["ahead"] = r.random() < 0.5
         frames, store, world = r.choice([24, 40, 200]), Mortal(), Street()
         kills = itertools.accumulate(r.randint(1, 9) for _ in range(r.randint(0, 4)))
         for store.crash in [*((n, r.choice(["before", "after"])) for n in kills), (0, "")]:

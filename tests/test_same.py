@@ -105,6 +105,7 @@ WAYS = {
     "few slots": {"policy": RR(5), "frames": 26, "slots": 12, "costs": SWAP, "lanes": 2},
     "one at a time": {"policy": FCFS(), "lanes": 1},
     "priorities": {"policy": Priority(4), "frames": 30, "lanes": 6},
+    "ticks ahead": {"policy": RR(7), "frames": 30, "slots": 40, "costs": SWAP, "lanes": 4, "ahead": True},
     "small pieces": {"prefill": 5, "lanes": 8},
     "kills": {"kills": (25, 25, 15), "frames": 30, "slots": 40, "costs": SWAP, "lanes": 3, "policy": RR(2)},
 }
@@ -122,7 +123,7 @@ def test_the_default_model_says_the_same_bits_whatever_happens(monkeypatch):
     except ModelError as error:
         pytest.skip(f"the default model cannot be had: {error}")
     driven = arch.load(folder, "smollm2", frames=64, slots=64, window=128)
-    tight = {name: WAYS[name] | {"frames": 8} for name in ("swap", "kills")}
+    tight = {name: WAYS[name] | {"frames": 8} for name in ("swap", "ticks ahead", "kills")}
     tight["kills"]["kills"] = (20, 15)
     check(driven, crowd(3), tight, monkeypatch)
 

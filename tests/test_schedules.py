@@ -26,9 +26,10 @@ class RandomSchedule(RuleBasedStateMachine):
         ends=st.booleans(),
         slots=st.sampled_from([0, 3, 20]),
         costs=st.sampled_from(COSTS),
+        ahead=st.booleans(),
     )
-    def boot(self, policy, frames, lanes, prefill, ends, slots, costs):
-        self.rig = Rig(policy(), frames=frames, lanes=lanes, prefill=prefill, ends=ends, slots=slots, costs=costs)
+    def boot(self, policy, frames, lanes, prefill, ahead, **machine):
+        self.rig = Rig(policy(), frames=frames, lanes=lanes, prefill=prefill, ahead=ahead, **machine)
         self.scheduler, self.capacity = self.rig.scheduler, frames * FRAME
         self.live, self.asleep = [], []
 
@@ -36,7 +37,7 @@ class RandomSchedule(RuleBasedStateMachine):
         return [ctx for ctx in self.rig.contexts if not ctx.burst]
 
     def flies(self):
-        return bool(self.scheduler.flying)
+        return bool(self.scheduler.flights)
 
     def forget(self, burst):
         for bursts in (self.live, self.asleep):
@@ -115,6 +116,13 @@ class RandomSchedule(RuleBasedStateMachine):
 
     @precondition(lambda self: self.flies())
     @rule()
+    def start_another(self):
+        before = len(self.scheduler.flights)
+        if self.rig.start():
+            assert (self.scheduler.ahead, before) == (True, 1)
+
+    @precondition(lambda self: self.flies())
+    @rule()
     def land(self):
         for burst in self.rig.land():
             self.forget(burst)
@@ -124,6 +132,7 @@ class RandomSchedule(RuleBasedStateMachine):
         for _ in range(ticks):
             if self.flies():
                 self.land()
+            self.rig.start()
             self.rig.start()
 
     @invariant()
@@ -137,7 +146,7 @@ class RandomSchedule(RuleBasedStateMachine):
             return
         while self.asleep:
             self.wake(0)
-        if self.flies():
+        while self.flies():
             self.land()
         for burst in self.rig.run(5000):
             self.forget(burst)

@@ -57,7 +57,8 @@ def test_killed_at_every_commit_with_sqlite(undisturbed, when, tmp_path):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
-    ("policy", "shape"), [(RR, {}), (Priority, {"frames": 200}), (RR, {"budget": 1, "frames": 40, "lanes": 3})]
+    ("policy", "shape"),
+    [(RR, {}), (Priority, {"frames": 200}), (RR, {"budget": 1, "frames": 40, "lanes": 3, "ahead": True})],
 )
 def test_killed_three_times(when, policy, shape):
     expected = run(policy=policy(), **shape)
@@ -72,8 +73,9 @@ def test_no_schedule_changes_a_result(undisturbed, policy):
     for lanes in (1, 2, 5):
         for prefill in (1, 8, 64):
             for frames, budget in ((24, 2), (25, 1000), (60, 1000), (1000, 1)):
-                life = run(policy=policy(), lanes=lanes, prefill=prefill, frames=frames, budget=budget)
-                life.same_as(undisturbed)
+                shape = {"lanes": lanes, "prefill": prefill, "frames": frames, "budget": budget}
+                for ahead in (False, True):
+                    run(policy=policy(), ahead=ahead, **shape).same_as(undisturbed)
 
 
 def test_a_changed_program_is_parked_with_a_diff_and_goes_on_when_it_is_repaired(undisturbed):

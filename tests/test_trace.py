@@ -28,7 +28,7 @@ def traced(main, *programs, **shape):
 
     def watched(interrupts, now):
         outcome = step(interrupts, now)
-        trace(sim.kernel, outcome.tick is not None)
+        trace(sim.kernel)
         return outcome
 
     sim.kernel.step = watched

@@ -173,10 +173,12 @@ def test_what_is_behind_a_cut_is_computed_again_and_what_is_before_it_is_not():
         await Evict(pages=[3])
         return [first.tokens, (await Think(max_tokens=2)).tokens]
 
-    sim, fed = boot(main, prefill=1000, machine=small()), []
+    sim, fed, sampling = boot(main, prefill=1000, machine=small()), [], None
     while True:
         before = sim.kernel.scheduler.mmu.counters.fed
         sim.step()
+        for tick, _ in sim.kernel.scheduler.flights:
+            sampling = tick.rows[0].sampling
         fed.append(sim.kernel.scheduler.mmu.counters.fed - before)
         if not sim.wait():
             break
@@ -187,7 +189,7 @@ def test_what_is_behind_a_cut_is_computed_again_and_what_is_before_it_is_not():
     tokens[0] = MARKS["system"]
     first, second = Ended(sim).value
     tokens += [MARKS["assistant"], *first, *small().closing(), MARKS["assistant"]]
-    assert second == small().continuation(tokens, sim.kernel.scheduler.tick.rows[0].sampling, 2)
+    assert second == small().continuation(tokens, sampling, 2)
 
 
 # ---- Think moves pages only if it succeeds

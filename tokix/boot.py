@@ -191,8 +191,8 @@ class System:
         self.arriving: dict[int, Line] = {}
         self.lines: dict[int, Line] = {}
         self.failure: Exception | None = None
-        #: Called after each step with the kernel and whether a tick has begun: they look and change nothing.
-        self.observers: list[Callable[[Kernel, bool], None]] = []
+        #: Called after each step: they look and change nothing.
+        self.observers: list[Callable[[Kernel], None]] = []
 
     # ---- a life
 
@@ -209,6 +209,7 @@ class System:
                 now=self.clock.now(),
                 suspects=parked,
                 on_run=self.running,
+                ahead=self.machine.ahead,
                 **options,
             )
         self.clock.follow(self.kernel.now)
@@ -248,15 +249,15 @@ class System:
     def step(self) -> None:
         """One step of the kernel: its tick, its rows, its effects."""
         outcome = self.decide()
-        if outcome.tick:
-            self.thread.start(outcome.tick)
+        for tick in outcome.ticks:
+            self.thread.start(tick)
         for observe in self.observers:
-            observe(self.kernel, outcome.tick is not None)
+            observe(self.kernel)
         self.commit(outcome.rows)
         self.desk.archive.committed(self.taken, outcome.rows)
         for effect in outcome.effects:
             self.start(effect)
-        if not self.kernel.scheduler.flying:
+        if not self.kernel.scheduler.flights:
             self.desk.idle()
 
     def decide(self) -> Outcome:

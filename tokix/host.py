@@ -64,9 +64,13 @@ class MachineThread:
         """`done` and `failed` are called in the event loop."""
         self._machine, self._loop, self._done, self._failed = machine, loop, done, failed
         self._ticks: SimpleQueue[Tick | Callable[[], None] | None] = SimpleQueue()
+        self._landings: SimpleQueue[tuple[int, Callable[[], list[int | None]]] | None] = SimpleQueue()
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="tokix machine", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="tokix machine", daemon=True)]
+        if machine.ahead:  # somebody else waits for what this thread has begun
+            self._threads.append(threading.Thread(target=self._wait, name="tokix landings", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def start(self, tick: Tick) -> None:
         self._ticks.put(tick)
@@ -91,25 +95,42 @@ class MachineThread:
         return await future
 
     def end(self) -> None:
-        """Let the thread end; the tick in flight, if any, is computed for nobody.
+        """Let the threads end; the ticks in flight, if any, are computed for nobody.
 
         It is waited for: an interpreter that ends while torch computes is aborted. But not for ever.
         """
         self._ended = True
         self._ticks.put(None)
-        self._thread.join(LAST_TICK)
+        for thread in self._threads:
+            thread.join(LAST_TICK)
 
     def _run(self) -> None:
         while (tick := self._ticks.get()) and not self._ended:
             if not isinstance(tick, Tick):
                 tick()
-                continue
-            try:
-                done = TickDone(tick.serial, self._machine.run(tick))
-            except BaseException as error:  # whatever it is, it stops the kernel, which reports it
-                self._tell(self._failed, error)
+            elif self._machine.ahead:
+                with self._told():
+                    self._landings.put((tick.serial, self._machine.start(tick)))
             else:
-                self._tell(self._done, done)
+                self._land(tick.serial, partial(self._machine.run, tick))
+        self._landings.put(None)
+
+    def _wait(self) -> None:
+        while (flight := self._landings.get()) and not self._ended:
+            self._land(*flight)
+
+    def _land(self, serial: int, wait: Callable[[], list[int | None]]) -> None:
+        with self._told():
+            self._tell(self._done, TickDone(serial, wait()))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever goes wrong stops the kernel, which reports it."""
+        try:
+            yield
+        except BaseException as error:
+            self._ended = True
+            self._tell(self._failed, error)
 
     def _tell(self, call: Callable[[T], None], what: T) -> None:
         # Of asyncio, for anyio has no way into a loop from a thread that does not wait for an answer.

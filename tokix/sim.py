@@ -162,6 +162,8 @@ class Simulation:
         )
         self.events: list[tuple[float, int, Any]] = []
         self.serial = count()
+        #: When the last tick ends.
+        self.landing = 0.0
         person = self.world.person
         foreign = [p.pid for p in self.kernel.procs.values() if p.foreign and not (person and p.pid == person.pid)]
         if self.archive.pending:
@@ -183,8 +185,9 @@ class Simulation:
         due, self.due = self.due, []
         outcome = self.kernel.step(due, self.world.now)
         self.steps += 1
-        if outcome.tick:
-            self.later(self.world.duration(outcome.tick), outcome.tick)
+        for tick in outcome.ticks:  # one after the other
+            self.landing = max(self.landing, self.world.now) + self.world.duration(tick)
+            self.later(self.landing - self.world.now, tick)
         if outcome.rows:
             self.store.commit(outcome.rows)
         self.archive.committed(due, outcome.rows)

@@ -89,29 +89,30 @@ class Trace:
         self.lanes = 0
         #: What the scheduler has counted so far.
         self.counters = Counters()
-        self._open: Beat | None = None
-        self._flying: list[tuple[Burst, int, bool]] = []
+        #: Ticks in flight, by number, with the bursts of their rows.
+        self._open: dict[int, tuple[Beat, list[Burst]]] = {}
         self._bursts: dict[Burst, Wait] = {}
         self._known: set[int] = set()
 
-    def __call__(self, kernel: Kernel, ticked: bool) -> None:
-        """Look at the kernel after a step; `ticked`: the step has begun a tick."""
+    def __call__(self, kernel: Kernel) -> None:
+        """Look at the kernel after a step."""
         now = time.monotonic() - self.zero
         scheduler = kernel.scheduler
-        if self._open and (ticked or not scheduler.flying):
-            self._close(self._open, now)
+        flying = {flight.tick.serial: flight for flight in scheduler.flights}
+        for serial in sorted(self._open.keys() - flying.keys()):
+            self._close(*self._open.pop(serial), now)
         self._processes(kernel.procs.values(), now)
+        begun = [flight for serial, flight in flying.items() if serial not in self._open]
         for burst in self._seen(kernel):
             if burst not in self._bursts:
-                self._arrived(burst, scheduler.clock - ticked, now)
-        if ticked and scheduler.tick:
-            pairs = zip(scheduler.flying, scheduler.tick.rows, strict=True)
-            self._flying = [(burst, fed, row.sampling is not None) for (burst, fed), row in pairs]
-            runs = [Run(burst.lane, pid_of(burst), fed, sampled) for burst, fed, sampled in self._flying]
-            running = {burst for burst, _, _ in self._flying}
-            waiting = [pid_of(burst) for burst in self._seen(kernel) if burst not in running]
-            self._open = Beat(scheduler.clock, now, now, runs, waiting)
-            self._count(self._open)
+                self._arrived(burst, scheduler.clock - len(begun), now)
+        for (serial, rows, _), bursts in begun:
+            fed = [(len(row.feed), row.sampling is not None) for row in rows]
+            runs = [Run(burst.lane, pid_of(burst), *what) for burst, what in zip(bursts, fed, strict=True)]
+            waiting = [pid_of(burst) for burst in self._seen(kernel) if burst not in bursts]
+            beat = Beat(serial, now, now, runs, waiting)
+            self._open[serial] = beat, bursts
+            self._count(beat)
         self.lanes = scheduler.lanes
         self.counters = scheduler.mmu.counters
 
@@ -150,17 +151,20 @@ class Trace:
         for pid in set(beat.waiting):
             self.lives[pid].waited += 1
 
-    def _close(self, beat: Beat, now: float) -> None:
+    def _close(self, beat: Beat, bursts: list[Burst], now: float) -> None:
         beat.ended = now
+        for later, _ in self._open.values():  # it could not begin before
+            later.began = now
         self.beats.append(beat)
-        for burst, _, sampled in self._flying:
-            wait = self._bursts[burst]
-            if sampled and wait.first is None:
+        for burst, run in zip(bursts, beat.runs, strict=True):
+            wait = self._bursts.get(burst)
+            if wait is None:  # it ended a tick ago
+                continue
+            if run.sampled and wait.first is None:
                 wait.first, wait.responded = beat.number, now
             if not burst.alive:
                 wait.ended = beat.number
                 del self._bursts[burst]
-        self._open, self._flying = None, []
 
     # ---- what it comes to
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from functools import partial
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from tokix.kernel.events import with_names
 from tokix.kernel.frames import FRAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tokix.kernel.events import Row, Sampling, Tick
     from tokix.syscalls import Role
@@ -43,6 +44,7 @@ class ToyMachine:
     vocabulary = END + 1
     frame_size = FRAME * _SLOT.size
     stops = frozenset({END})
+    ahead = False
 
     def __init__(
         self, frames: int = 256, window: int = 2048, *, slots: int = 256, costs: Costs | None = None, ends: bool = True
@@ -88,6 +90,9 @@ class ToyMachine:
             self.write(row)
         self._said = [self.sample(row) if row.sampling else None for row in rows]
         return self._said
+
+    def start(self, tick: Tick) -> Callable[[], list[int | None]]:
+        return partial(list, self.run(tick))
 
     def read(self, places: Sequence[int], tokens: int) -> bytes:
         return b"".join(self.memory[place] for place in places)[: tokens * _SLOT.size].ljust(

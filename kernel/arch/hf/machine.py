@@ -145,6 +145,7 @@ class TorchMachine(HFVocabulary):
                 self._decoder = cuda.Decoder(self._places.pool, self._forward, self._gpu, self._said)
             self.costs = self._measured()
             self.frame_size = self._places.size
+            self.ahead = model.device.type == "cuda"
             alone = probe.alone(self._forward).cpu().numpy().tobytes()
             self.arithmetic = sha256(f"{self._threads} {self.slow == ''} {self.lean} ".encode() + alone).hexdigest()
 
