@@ -15,8 +15,8 @@ from tokix.syscalls.base import from_json, to_json
 from tokix.syscalls.compute import Role
 
 if TYPE_CHECKING:
+    from tokix.kernel.burst import Burst
     from tokix.kernel.frames import Block
-    from tokix.kernel.scheduler import Burst
 
 
 class Page(NamedTuple):
@@ -51,8 +51,9 @@ class Context:
     #: While it sleeps: what it had in frames, and how many tokens that was (see `mmu`).
     asleep: Sequence[Block] = ()
     reach: int = 0
-    #: The price of all ticks when it was last used.
+    #: The price of all ticks when it was last used; the tokens sampled since what it has was computed.
     used: float = 0
+    earned: int = 0
     #: The burst that works on it, if any; the tokens as they were, if pages have left for it.
     burst: Burst | None = None
     before: list[int] | None = None

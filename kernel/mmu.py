@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tokix.kernel.events import Row
 
 
+#: What is computed, or brought back, is to be used for this many times as long as that takes.
+WORTH = 4
+
+
 @dataclass(slots=True)
 class Mmu:
     """Contexts in frames."""
@@ -193,10 +197,11 @@ class Mmu:
 
     def sleep(self, ctx: Context) -> None:
         """Take all frames from a context that will need them again: swap or drop, whichever is cheaper."""
-        if ctx in self.sleepers or (self.to_swap() and self.promise(ctx)):
+        if ctx in self.sleepers or (self.swaps and self.promise(ctx)):
             self.counters.swaps += 1
         else:
             self.counters.drops += 1
+            ctx.earned = 0
         self.trim(ctx, 0)
 
     def promise(self, ctx: Context) -> bool:
@@ -207,7 +212,7 @@ class Mmu:
         known = pool.blocks.get(ctx.table[full]) if rest else None
         if known and len(known.tokens) != rest:  # it is a part of what the frame is known for
             rest = 0
-        if sum(not block.wanted for block in blocks) + bool(rest) > pool.room:
+        if not self.slots_for(blocks, rest > 0):
             return False
         if rest:
             tail = ctx.tokens[ctx.computed - rest : ctx.computed]
@@ -216,6 +221,21 @@ class Mmu:
         ctx.asleep, ctx.reach = blocks, ctx.computed
         self.sleepers[ctx] = None
         return True
+
+    def slots_for(self, blocks: list[Block], more: int) -> bool:
+        """See to it that blocks can be wanted, and so many more, if sleepers who are expendable have the slots."""
+
+        def short() -> bool:
+            return sum(not block.wanted for block in blocks) + more > self.pool.room
+
+        for ctx in [*self.sleepers] if short() else ():
+            if self.expendable(ctx):
+                self.wake(ctx)
+                ctx.earned = 0
+                self.counters.drops += 1
+                if not short():
+                    break
+        return not short()
 
     def wake(self, ctx: Context) -> None:
         """A context has what it can have of its frames, or needs them no more."""
@@ -291,14 +311,32 @@ class Mmu:
         """Count the frames that no other context has."""
         return sum(self.pool.uses[frame] <= 1 + (frame in self.pool.blocks) for frame in ctx.table)
 
-    def to_swap(self) -> bool:
-        """Say whether to move frames out and back is cheaper than to compute them again."""
+    def to_swap(self, count: int = 1) -> bool:
+        """Say whether so many frames can be moved out, and that and the way back are cheaper than to compute them."""
+        return count <= self.pool.room and self.swaps
+
+    @property
+    def swaps(self) -> bool:
         return self.pool.slots > 0 and self.costs.swap(1) < self.costs.recompute(FRAME)
 
     def price(self, ctx: Context) -> float:
         """Give what it takes to have the frames of a context back once they are lost."""
         own = self.own(ctx)
-        return self.costs.swap(own) if self.to_swap() else self.costs.recompute(own * FRAME)
+        return self.costs.swap(own) if self.to_swap(own) else self.costs.recompute(own * FRAME)
+
+    def expendable(self, ctx: Context) -> bool:
+        """Say whether a context has had what it was computed for, so that it may be dropped for another.
+
+        It has been idle for as long as it takes to compute it again, or has sampled for WORTH times as long.
+        """
+        burst, price = ctx.burst, self.costs.recompute(self.extent(ctx) * FRAME)
+        if burst and (burst.lane >= 0 or burst.ticket >= 0):
+            return ctx.earned * self.costs.tick >= WORTH * price
+        return self.spent - ctx.used >= price
+
+    def extent(self, ctx: Context) -> int:
+        """Count the frames or slots that a context has, those that others have too."""
+        return len(ctx.table) or len(ctx.asleep)
 
     # ---- integrity
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, ClassVar
 from tokix.kernel.family import DEARNESS
 
 if TYPE_CHECKING:
+    from tokix.kernel.burst import Burst
     from tokix.kernel.family import Group
-    from tokix.kernel.scheduler import Burst
 
 DEFAULT_QUANTUM = 16
 #: Context that costs as much to read as a token to feed, and prompt that costs as much as a token to sample: from the

@@ -13,10 +13,10 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tokix.kernel.burst import Burst
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.family import Family
-from tokix.kernel.scheduler import Burst
 from tokix.syscalls import ExitStatus, Limits
 from tokix.syscalls.base import to_json
 

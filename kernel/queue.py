@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokix.kernel.burst import Burst
     from tokix.kernel.family import Group
     from tokix.kernel.policy import Policy
-    from tokix.kernel.scheduler import Burst
 
 
 class Queue:

@@ -14,78 +14,23 @@ frames, each turn of a lane lasts a whole quantum of sampled tokens, and `key` d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
-from tokix.kernel.context import Context
+from tokix.kernel import admission
+from tokix.kernel.burst import Burst
 from tokix.kernel.errors import KernelBug
-from tokix.kernel.events import Row, Sampling, Tick
-from tokix.kernel.family import Family, Usage
+from tokix.kernel.events import Row, Tick
+from tokix.kernel.family import Group
 from tokix.kernel.frames import FRAME
-from tokix.kernel.mmu import Mmu
+from tokix.kernel.mmu import WORTH, Mmu
 from tokix.kernel.policy import READ, Policy
 from tokix.kernel.queue import Queue
 
 #: Ticks for which others may pass a burst that waits for frames.
 PATIENCE = 64
-#: A turn of a lane takes at least this many times what it costs to take frames away at its end and to bring them back.
-WORTH = 4
-
-
-@dataclass(slots=True, eq=False)
-class Burst:
-    """One `Think` in flight: it extends the tokens of a context until `end`."""
-
-    key: str
-    #: Whoever awaits it; a new burst of the same owner may keep the lane of the last.
-    owner: Any
-    ctx: Context
-    sampling: Sampling
-    nice: int
-    #: Tokens of the context before the burst: what a failure restores.
-    base: int
-    #: Tokens of the context in front of the first generated one.
-    prompt: int
-    #: The length of the context at which it ends.
-    end: int
-    #: Every token is reported: somebody reads along, or waits for a stop string.
-    watched: bool = False
-    #: Its tokens are read while they come.
-    read: bool = False
-    #: Who pays for it, and what other bursts of its program were like.
-    family: Family = field(default_factory=Family)
-    usage: Usage = field(default_factory=Usage)
-    #: Tokens that had to be computed before the first one when it came; what its policy has noted (see `policy`).
-    head: int = 0
-    level: int = 0
-    #: When it got its lane, and what its group had been served then; what this turn was charged, and has cost so far.
-    seated: int = 0
-    start: float = 0.0
-    charged: float = 0.0
-    cost: float = 0.0
-    #: When it came, when it last joined the queue, and its place there (see `policy`).
-    arrival: int = 0
-    since: int = 0
-    turn: int = 0
-    #: Tokens sampled in this turn.
-    used: int = 0
-    #: Its class while it runs; its lane, or −1; its valid place in the heap, or −1.
-    rank: int = 0
-    lane: int = -1
-    #: The lane that it had last; what had been let go of when it got no frames (see `Mmu.released`).
-    home: int = -1
-    starved: int = -1
-    ticket: int = -1
-    alive: bool = True
-    #: What the text side keeps (see `compute`).
-    text: Any = None
-
-    @property
-    def generated(self) -> int:
-        """Give the number of tokens generated so far."""
-        return len(self.ctx.tokens) - self.prompt
 
 
 class Flight(NamedTuple):
@@ -110,6 +55,8 @@ class Scheduler:
     slots: list[Burst | None] = field(init=False)
     gang: list[Burst] = field(default_factory=list)
     queue: Queue = field(init=False)
+    #: Bursts that wait until their prompt can be computed without a waste (see `admission`).
+    outside: Queue = field(init=False)
     waiting: int = 0
     #: Oldest first.
     flights: deque[Flight] = field(default_factory=deque)
@@ -124,7 +71,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.slots, self.last = [None] * self.lanes, [None] * self.lanes
-        self.queue = Queue(self.policy)
+        self.queue, self.outside = Queue(self.policy), Queue(self.policy)
 
     # ---- bursts come and go
 
@@ -191,7 +138,7 @@ class Scheduler:
         queued = sorted(self.queued(), key=lambda b: b.turn)
         for burst in self.gang:
             self.settle(burst)
-        self.policy, self.queue, self.waiting = policy, Queue(policy), 0
+        self.policy, self.queue, self.outside, self.waiting = policy, Queue(policy), Queue(policy), 0
         for burst in queued:
             self.arrive(burst)
         for burst in self.gang:
@@ -207,10 +154,10 @@ class Scheduler:
         self.enqueue(burst)
 
     def queued(self) -> list[Burst]:
-        return [*self.queue]
+        return [*self.queue, *self.outside]
 
-    def enqueue(self, burst: Burst) -> None:
-        self.queue.push(burst, next(self.serial))
+    def enqueue(self, burst: Burst, outside: bool = False) -> None:
+        (self.outside if outside else self.queue).push(burst, next(self.serial))
         self.waiting += 1
         self.dirty = True
 
@@ -248,13 +195,17 @@ class Scheduler:
         burst.start = self.policy.share(group)
         burst.charged = have - burst.ctx.computed - 1 + rows * (1 + have / READ)
         self.policy.charge(burst, burst.charged)
-        self.queue.moved(group, next(self.serial))
+        self.moved(group)
 
     def settle(self, burst: Burst) -> None:
         """Charge the difference between what a turn has cost and what was charged for it."""
         self.policy.charge(burst, burst.cost - burst.charged)
         burst.cost = burst.charged = 0.0
-        self.queue.moved(burst.family.group, next(self.serial))
+        self.moved(burst.family.group)
+
+    def moved(self, group: Group) -> None:
+        for queue in (self.queue, self.outside):
+            queue.moved(group, next(self.serial))
 
     # ---- the tick
 
@@ -296,7 +247,7 @@ class Scheduler:
             tokens, table = ctx.tokens, ctx.table
             end = len(tokens)
             if end - ctx.computed != 1:
-                if not self.adopt(burst):
+                if not admission.adopt(self, burst):
                     self.displace(burst)
                     continue
                 if end - ctx.computed != 1:
@@ -306,7 +257,7 @@ class Scheduler:
             start = ctx.computed
             first = start // FRAME
             if (end - 1) // FRAME >= len(table) or uses[table[first]] > 1:
-                if not self.room(burst, mmu.need(ctx, start, end)):
+                if not admission.room(self, burst, mmu.need(ctx, start, end)):
                     self.displace(burst)
                     continue
                 mmu.grow(ctx, start, end, serial)
@@ -377,6 +328,7 @@ class Scheduler:
                 continue
             ctx.tokens.append(token)
             burst.used += 1
+            ctx.earned += 1
             spent = burst.used >= quantum
             if spent or burst.watched or token in stops or len(ctx.tokens) >= burst.end:
                 events.append((burst, token))
@@ -409,26 +361,41 @@ class Scheduler:
     def too_dear(self, burst: Burst) -> bool:
         """Say whether a turn has been too short yet for what the switch at its end costs: it would take frames away."""
         best, mmu = self.queue.peek(), self.mmu
-        forced = best is not None and self.shortage(best) > 0
+        forced = best is not None and admission.shortage(self, best) > 0
         return forced and burst.used * mmu.costs.tick < WORTH * mmu.price(burst.ctx)
 
     def fill(self) -> None:
         """Give free lanes to the best that fit.
 
-        A few that do not fit are passed over, so that lanes do not idle, until one has waited for PATIENCE ticks: then
-        lanes drain until it fits.
+        A few that do not fit beside those who run are passed over, so that lanes do not idle, until one has waited for
+        PATIENCE ticks: then lanes drain until it fits. Who would waste what others have waits outside, and a few of
+        those are passed over, too, for one that costs nobody anything.
         """
         aside: list[Burst] = []
-        while len(self.gang) < self.lanes and len(aside) < self.lanes and (burst := self.pop()):
-            if self.fits(burst):
-                free = burst.home >= 0 and self.slots[burst.home] is None
-                self.seat(burst, burst.home if free else self.slots.index(None))
-                continue
-            aside.append(burst)
-            if self.clock - burst.since > PATIENCE:
+        outside: list[Burst] = []
+        while len(self.gang) < self.lanes and len(aside) < self.lanes:
+            burst = self.pop(len(outside) < self.lanes)
+            if not burst:
                 break
+            short = admission.short(self, burst)
+            if not admission.has_room(self, burst, short):
+                aside.append(burst)
+                if self.clock - burst.since > PATIENCE:
+                    break
+            elif admission.wasteful(self, burst, short, thorough=not outside):
+                outside.append(burst)
+            else:
+                self.seat(burst, self.free_lane(burst))
+        if outside and not self.gang:  # else nobody would run
+            self.seat(outside[0], self.free_lane(outside.pop(0)))
         for burst in aside:
             self.enqueue(burst)
+        for burst in outside:
+            self.enqueue(burst, outside=True)
+
+    def free_lane(self, burst: Burst) -> int:
+        """Give a lane that nobody has; the one that the burst had last, if possible."""
+        return burst.home if burst.home >= 0 and self.slots[burst.home] is None else self.slots.index(None)
 
     def preempt(self) -> None:
         """Who has come and beats the worst of those who run takes that lane.
@@ -440,7 +407,7 @@ class Scheduler:
             worst = max(self.gang, key=self.place, default=None)
             if len(self.gang) < self.lanes or not worst:
                 return
-            if self.policy.beats(burst, worst) and self.fits(burst):
+            if self.policy.beats(burst, worst) and admission.fits(self, burst):
                 lane = worst.lane
                 self.leave(burst)
                 self.requeue(worst)
@@ -469,80 +436,14 @@ class Scheduler:
         self.requeue(burst)
         self.mmu.released = burst.starved  # it keeps its frames: nobody gains by this
 
-    def pop(self) -> Burst | None:
-        burst = self.queue.pop()
+    def pop(self, outside: bool) -> Burst | None:
+        """Take out the burst that is next: of all, or of those that are not outside."""
+        first, other = self.queue.peek(), self.outside.peek() if outside else None
+        sooner = other and (first is None or self.order(other) < self.order(first))
+        burst = (self.outside if sooner else self.queue).pop()
         if burst:
             self.waiting -= 1
         return burst
-
-    # ---- frames
-
-    def shortage(self, burst: Burst) -> int:
-        """Count the frames that others have to give so that a burst has its prompt and one quantum."""
-        return self.mmu.shortage(burst.ctx, min(len(burst.ctx.tokens) + self.policy.quantum, burst.end))
-
-    def fits(self, burst: Burst) -> bool:
-        """Say whether the prompt and one quantum have a chance to get frames without taking them from a better one."""
-        mmu = self.mmu
-        if self.gang and burst.starved == mmu.released:
-            return False
-        short = self.shortage(burst)
-        if short <= 0:
-            return True
-        rank = self.policy.rank(burst, burst.since)  # to have waited takes no frames from somebody's turn
-        spared = {b.ctx for b in self.gang if b.rank <= rank} | {burst.ctx}
-        others = (ctx for ctx in mmu.resident if ctx not in spared)
-        return mmu.enough(others, mmu.pool.available + short) is not None
-
-    def room(self, burst: Burst, count: int) -> bool:
-        """Make so many frames available for a burst; False if it has to wait.
-
-        Nobody loses frames if all of them would not be enough.
-        """
-        mmu = self.mmu
-        if count <= mmu.pool.available:
-            return True
-        victims = mmu.enough(self.victims(burst), count)
-        for victim in victims or ():
-            mmu.sleep(victim)
-            self.dirty = True  # it may have had more than was needed
-            if victim.burst and victim.burst.lane >= 0:
-                self.displace(victim.burst)
-        return victims is not None
-
-    def victims(self, burst: Burst) -> Iterator[Context]:
-        """Give the contexts whose frames a burst may take, in order.
-
-        An idle one keeps its frames for as long as it takes to bring them back: to wait for its return longer than that
-        never costs more than twice what the best choice would have cost (as in ski rental: Karlin et al., 1988).
-        """
-        mmu, key = self.mmu, self.order
-        idle = [c for c in mmu.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
-        fresh = []
-        for ctx in idle:
-            if mmu.spent - ctx.used < mmu.price(ctx):
-                fresh.append(ctx)
-            else:
-                yield ctx
-        queued = [c.burst for c in mmu.resident if c.burst and c.burst.ticket >= 0 and key(c.burst) > key(burst)]
-        yield from [b.ctx for b in sorted(queued, key=key, reverse=True)]
-        yield from fresh
-        later = self.gang[self.gang.index(burst) + 1 :]
-        yield from [b.ctx for b in reversed(later) if b.ctx.table]
-
-    def adopt(self, burst: Burst) -> bool:
-        """Take over what has been computed of the next tokens; False if the burst has to wait for frames."""
-        mmu, ctx = self.mmu, burst.ctx
-        if blocks := mmu.found(ctx):
-            there = [block for block in blocks if block.place < mmu.pool.total]
-            if there:
-                mmu.adopt(ctx, there)
-            if swapped := blocks[len(there) :]:
-                if not self.room(burst, len(swapped)):
-                    return False
-                mmu.adopt(ctx, swapped)
-        mmu.wake(ctx)
-        return True
 
     # ---- integrity
 

@@ -4,13 +4,14 @@ import math
 from itertools import count
 
 from tokix.kernel.arch.toy import ToyMachine
+from tokix.kernel.burst import Burst
 from tokix.kernel.context import Context
 from tokix.kernel.events import Sampling
 from tokix.kernel.family import Family, Group
 from tokix.kernel.frames import FRAME, FramePool, frames_for
-from tokix.kernel.mmu import Mmu
+from tokix.kernel.mmu import WORTH, Mmu
 from tokix.kernel.policy import FAIR, FCFS, LAS, MLFQ, RR, SJF, Mixed, Priority
-from tokix.kernel.scheduler import WORTH, Burst, Scheduler
+from tokix.kernel.scheduler import Scheduler
 
 POLICIES = [FCFS, RR, Priority, lambda: RR(3), lambda: Priority(4, 2), LAS, FAIR]
 NAMES = ["FCFS", "RR", "PRIORITY", "RR(3)", "PRIORITY(4, 2)", "LAS", "FAIR"]

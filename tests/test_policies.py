@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rig import Rig, in_lane
+from tokix.kernel.burst import Burst
+from tokix.kernel.frames import frames_for
 from tokix.kernel.policy import DEFAULT_QUANTUM, FCFS, POLICIES, RR, Policy, Priority
-from tokix.kernel.scheduler import PATIENCE, Burst
+from tokix.kernel.scheduler import PATIENCE
 
 WORST, BEST = 19, -20
 
@@ -366,7 +368,10 @@ def test_no_lane_idles_while_somebody_waits(policy, lanes):
 @EVERY
 @pytest.mark.parametrize("frames", [8, 12])
 def test_no_lane_idles_for_two_ticks_while_somebody_who_fits_waits(policy, frames):
-    """Who fits has free frames for its prompt and a quantum. While somebody's patience is at its end, lanes drain."""
+    """Who fits has frames for its prompt and a quantum that are free, and not for the prompts of those who run.
+
+    While somebody's patience is at its end, lanes drain.
+    """
     rig = Rig(policy(), lanes=4, frames=frames, prefill=32)
     scheduler, idled, before = rig.scheduler, set[Burst](), set[Burst]()
     for n in range(12):
@@ -383,7 +388,8 @@ def test_no_lane_idles_for_two_ticks_while_somebody_who_fits_waits(policy, frame
 def fits(rig, burst):
     ctx, scheduler = burst.ctx, rig.scheduler
     ahead = min(len(ctx.tokens) + scheduler.policy.quantum, burst.end)
-    return rig.mmu.need(ctx, ctx.computed, ahead) <= rig.free()
+    promised = sum(frames_for(len(b.ctx.tokens)) - len(b.ctx.table) for b in scheduler.gang)
+    return rig.mmu.need(ctx, ctx.computed, ahead) + promised <= rig.free()
 
 
 class Counted(tuple):

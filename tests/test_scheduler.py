@@ -3,9 +3,9 @@
 import pytest
 
 from rig import NAMES, POLICIES, Rig, fed, in_lane
+from tokix.kernel.burst import Burst
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.policy import FCFS, RR, Priority
-from tokix.kernel.scheduler import Burst
 
 
 def seats(rig):

@@ -3,10 +3,11 @@
 import pytest
 
 from rig import NAMES, POLICIES, Rig, in_lane
+from tokix.kernel.admission import victims
 from tokix.kernel.costs import Costs
 from tokix.kernel.frames import FRAME, frames_for
+from tokix.kernel.mmu import WORTH
 from tokix.kernel.policy import RR, Priority
-from tokix.kernel.scheduler import WORTH
 
 SWAP = Costs(tick=1000, token=1000, frame=1)
 DROP = Costs(tick=1000, token=1, frame=1000)
@@ -169,7 +170,7 @@ def test_two_forks_that_sleep_share_what_they_shared():
 
 def idle_and_waiting(costs, passed):
     """An idle context and a burst that waits, each with frames, and one that runs and wants some; ticks have passed."""
-    rig = Rig(Priority(quantum=100), frames=8, lanes=1, costs=costs)
+    rig = Rig(Priority(quantum=30), frames=8, lanes=1, costs=costs)
     waiting = rig.think(20, 50, nice=5)
     rig.tick()
     idle = rig.think(20, 1).ctx
@@ -179,7 +180,7 @@ def idle_and_waiting(costs, passed):
     for _ in range(passed):
         rig.tick()
     assert in_lane(waiting, running) == [False, True]
-    return idle, waiting.ctx, [*rig.scheduler.victims(running)]
+    return idle, waiting.ctx, [*victims(rig.scheduler, running)]
 
 
 def test_who_is_idle_keeps_its_frames_while_it_would_take_longer_to_bring_them_back():

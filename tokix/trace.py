@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokix.kernel.counters import Counters
 
 if TYPE_CHECKING:
+    from tokix.kernel.burst import Burst
     from tokix.kernel.kernel import Kernel
     from tokix.kernel.process import Process
-    from tokix.kernel.scheduler import Burst
 
 
 class Run(NamedTuple):

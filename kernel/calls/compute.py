@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from tokix.kernel import pager, streams
+from tokix.kernel.burst import Burst
 from tokix.kernel.calls.memory import own_context, quota
 from tokix.kernel.context import Context, Page
 from tokix.kernel.events import Sampling
 from tokix.kernel.family import Usage
 from tokix.kernel.outcome import BLOCKED
 from tokix.kernel.pager import Fresh, Plan
-from tokix.kernel.scheduler import Burst
 from tokix.syscalls import EDQUOT, EINVAL, ENOMEM, Completion, Count, Think
 from tokix.syscalls.base import to_json as to_text
 
