@@ -5,8 +5,7 @@ while it decodes, or a chunk of its prompt, all chunks of a tick together within
 only on events (arrival, end, quantum used, wake, frame shortage); between two events forming a tick costs a few
 microseconds for each lane, however many wait.
 
-Under frame shortage, frames come from idle contexts first (least recently used), then from bursts that wait, worst
-first, then from the worst of the gang: never from a burst that goes before the one in need. What loses its frames
+Who may have a lane is a matter of memory, too, and so is whose frames it takes: see `admission`. What loses its frames
 keeps its tokens, and has the frames again when it has a lane (see `mmu`). Nothing starves: the best burst can have all
 frames, each turn of a lane lasts a whole quantum of sampled tokens, and `key` decides whose turn it is.
 """
