@@ -4,7 +4,7 @@ Agents that share a system prompt of 400 tokens think, wait for a tool (lognorma
 said (50 to 200 tokens), and think again, 4 to 8 times. Most answers are short calls of tools, some are longer, few are
 long; the lengths come from a seed, and whatever ends a text is ignored. Ways to share the machine:
 
-    RR, FCFS, PRIORITY   tokix with 8 lanes
+    MIXED, RR, FCFS      tokix with 8 lanes
     lock                 one burst at a time, first come, first served, as AIOS does it
     retry                8 lanes, and a full pool is an error, after which an agent waits and asks again, as in AIOS
     llama-server         llama.cpp's own server: as many slots, first come, first served, prefixes reused in a slot
@@ -42,7 +42,7 @@ from tokix.boot import boot
 from tokix.kernel.arch.hf import machine, models
 from tokix.kernel.arch.hf.reference import DEFAULT
 from tokix.kernel.frames import frames_for
-from tokix.kernel.policy import FCFS, RR, Policy, Priority
+from tokix.kernel.policy import FCFS, RR, Mixed, Policy
 from tokix.storage import MemoryStore
 from tokix.syscalls import Append, Sleep, Spawn, Think, Wait
 from tokix.terminal import Terminal
@@ -111,9 +111,9 @@ class Way(NamedTuple):
 
 
 WAYS = {
+    "MIXED": Way(lambda: Mixed(QUANTUM)),
     "RR": Way(lambda: RR(QUANTUM)),
     "FCFS": Way(FCFS),
-    "PRIORITY": Way(lambda: Priority(QUANTUM)),
     "lock": Way(FCFS, 1),
     "retry": Way(FCFS, LANES, True),
 }

@@ -625,6 +625,7 @@ def test_a_terminal_gets_a_table_and_ctrl_c(tokix: Start, state: Path) -> None:
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["run", "--lanes", "many", "echo"], "--lanes: invalid number value: 'many'"),
         (["run", "--lanes", "0", "echo"], "--lanes: 0 is less than 1"),
+        (["run", "--slots", "-3", "echo"], "--slots: -3 is less than 0"),
         (["run", "--nice", "20", "echo"], "--nice: 20 is more than 19"),
         (["run", "--policy", "LIFO", "echo"], "--policy: invalid choice: 'LIFO'"),
         (["run", "--policy", "fcfs", "--quantum", "3", "echo"], "--quantum has no meaning"),

@@ -371,7 +371,7 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", metavar="N", type=number(8), help="frames of 16 tokens in memory (default: 1 GiB)")
     parser.add_argument(
-        "--slots", metavar="N", type=number(), help="the same in the swap file (default: 1 GiB; 0: none)"
+        "--slots", metavar="N", type=number(0), help="the same in the swap file (default: 1 GiB; 0: none)"
     )
     parser.add_argument(
         "--durable",
