@@ -1,9 +1,9 @@
 """Who may have a lane, and whose frames it takes: the part of the scheduler that looks at memory.
 
-A burst gets a lane if there is room for its prompt and one quantum (`has_room`), and if that does not waste what others
-were computed for (`wasteful`). Frames are taken when a tick needs them (`room`): from idle contexts first (least recently
-used), then from bursts that wait, worst first, then from the worst of the gang, and never from a burst that goes before
-the one in need (`victims`).
+A burst gets a lane if there is room for its prompt and one quantum (`has_room`), and if that does not waste what
+others were computed for (`wasteful`). Frames are taken when a tick needs them (`room`): from idle contexts first
+(least recently used), then from bursts that wait, worst first, then from the worst of the gang, and never from a
+burst that goes before the one in need (`victims`).
 """
 
 from __future__ import annotations
