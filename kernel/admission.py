@@ -65,18 +65,18 @@ def wasteful(s: Scheduler, burst: Burst, lacking: int, thorough: bool = True) ->
         return False
     if mmu.swaps:
         lacking += sum(len(b.ctx.table) for b in s.gang) - mmu.pool.room
-    kept, rank = spared(s, burst), s.policy.rank(burst, burst.since)
+    kept, standing = spared(s, burst), s.policy.standing(burst)
     for other in (*mmu.resident, *mmu.sleepers) if thorough and lacking > 0 else ():
-        if other not in kept and (mmu.expendable(other) or behind(s, other, rank)):
+        if other not in kept and (mmu.expendable(other) or below(s, other, standing)):
             lacking -= mmu.extent(other)
             if lacking <= 0:
                 break
     return lacking > 0
 
 
-def behind(s: Scheduler, ctx: Context, rank: int) -> bool:
-    """Say whether a context is that of a burst that has to give way to this rank."""
-    return ctx.burst is not None and s.policy.rank(ctx.burst, ctx.burst.since) > rank
+def below(s: Scheduler, ctx: Context, standing: int) -> bool:
+    """Say whether a context is that of a burst which has to give way."""
+    return ctx.burst is not None and s.policy.standing(ctx.burst) > standing
 
 
 def room(s: Scheduler, burst: Burst, count: int) -> bool:

@@ -58,6 +58,10 @@ class Policy:
         """Give the class of a burst at tick `now`."""
         return 0
 
+    def standing(self, burst: Burst) -> int:
+        """Give what somebody has said of a burst: who is of a lower one may cost others what they were computed for."""
+        return 0
+
     def beats(self, burst: Burst, other: Burst) -> bool:
         """Say whether a burst that has just arrived takes the lane of one that runs."""
         return self.rank(burst, burst.since) < other.rank
@@ -108,6 +112,9 @@ class Priority(RR):
 
     def rank(self, burst: Burst, now: int) -> int:
         return burst.nice - (now - burst.since) // self.age
+
+    def standing(self, burst: Burst) -> int:
+        return burst.nice
 
 
 class SJF(Policy):
@@ -233,7 +240,10 @@ class Mixed(FAIR):
     def ready(self, burst: Burst, now: int) -> None:
         super().ready(burst, now)
         self.inside.ready(burst, now)
-        burst.level = burst.nice - EAGER if burst.read else burst.nice + burst.level
+        burst.level = self.standing(burst) + (0 if burst.read else burst.level)
+
+    def standing(self, burst: Burst) -> int:
+        return burst.nice - EAGER if burst.read else burst.nice
 
     def key(self, burst: Burst) -> tuple[int, ...]:
         return self.inside.key(burst)
