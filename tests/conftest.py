@@ -10,4 +10,6 @@ os.environ["TOKIX_MODEL"] = "toy"
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What several files share. As plugins they bring their fixtures, and their asserts show the two sides.
+# One that imports another comes after it: what is imported already would keep its plain asserts.
 pytest_plugins = ["bench", "cached", "driven", "facts", "harness", "rig", "stage"]
+pytest_plugins += ["command", "glass", "home", "saved", "simulated", "stores"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -13,8 +14,13 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokix import cli
 
 #: Seconds after which a test that waits for something that does not come fails.
 PATIENCE = 60
@@ -175,3 +181,36 @@ class Person:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         os.close(self._master)
+
+
+@pytest.fixture
+def sit(state: Path) -> Iterator[Callable[..., Person]]:
+    """Put people in front of shells on one state directory; none of them outlives the test."""
+    people: list[Person] = []
+
+    def person(*words: str, **environment: str) -> Person:
+        people.append(Person(state, *(words or ("sh",)), **environment))
+        return people[-1]
+
+    yield person
+    for one in people:
+        one.leave()
+
+
+Sit = Callable[..., Person]
+
+
+def send(state: Path, pid: int, text: str) -> None:
+    assert cli.main(["send", "--state", str(state), str(pid), text]) == 0
+
+
+def table(state: Path, capsys: pytest.CaptureFixture[str]) -> dict[int, dict[str, Any]]:
+    """Give the process table, but for the shells and this command."""
+    capsys.readouterr()
+    assert cli.main(["ps", "--state", str(state), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {line["pid"]: line for line in found if line["program"] not in ("init", "sh")}
+
+
+def last(text: str) -> str:
+    return text.rstrip().rsplit("\n", 1)[-1]

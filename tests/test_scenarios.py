@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio
 import pytest
-from test_agents import named
 
 from harness import Ended, always, finish
+from simulated import named
 from tokix import scenario
 from tokix.agents.script import Moment, Scenario, has
 from tokix.boot import boot
