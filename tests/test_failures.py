@@ -9,10 +9,10 @@ from contextlib import suppress
 import pytest
 
 import corpus
+from tokix.kernel import admission
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import RR
-from tokix.kernel.scheduler import Scheduler
 from tokix.sim import Simulation
 from tokix.syscalls import EIO
 from torture import Life, Mortal, broken, run
@@ -149,7 +149,7 @@ def test_a_shortage_of_frames_at_any_moment_changes_nothing(undisturbed):
 
             return wrong
 
-        with broken(Scheduler, "room", counted):
+        with broken(admission, "room", counted):
             run().same_as(undisturbed)
         return uses
 

@@ -3,6 +3,7 @@
 import pytest
 
 from rig import Rig, fed
+from tokix.kernel import admission
 from tokix.kernel.frames import FRAME
 
 SYSTEM = "You are a careful reader. You answer in one sentence, and you never guess. "  # 75 tokens: 4 whole frames
@@ -151,8 +152,8 @@ def test_who_was_to_compute_for_others_and_has_no_frames_holds_nobody_up(monkeyp
     """Of three that begin alike the first two lose their lanes for want of frames, in the same tick."""
     rig = Rig(lanes=3, prefill=512)
     bursts = [rig.think(f"{SYSTEM}Number {n}.", 3) for n in range(3)]
-    room, asked = rig.scheduler.room, iter(range(100))
-    monkeypatch.setattr(type(rig.scheduler), "room", lambda s, burst, count: next(asked) >= 2 and room(burst, count))
+    room, asked = admission.room, iter(range(100))
+    monkeypatch.setattr(admission, "room", lambda *args: next(asked) >= 2 and room(*args))
     tick = rig.start()
     assert [row.start for row in tick.rows] == [0]
     rig.land()
