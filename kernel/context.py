@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tokix.syscalls.base import from_json, to_json
 from tokix.syscalls.compute import Role
+from tokix.syscalls.memory import Victims
 
 if TYPE_CHECKING:
     from tokix.kernel.burst import Burst
@@ -32,6 +33,23 @@ class Page(NamedTuple):
     message: int
     #: The archived page that this is a copy of, brought back by `Recall`.
     source: int | None = None
+    #: The least important pages leave first, if the caller wants it so.
+    importance: int = 0
+
+
+#: The id of the page that stands for those that have left (see `stubs`).
+STUB = -1
+
+
+class Advice(NamedTuple):
+    """What a program has said of its memory (see `Advise`)."""
+
+    victims: Victims = "fifo"
+    stub: bool = True
+    demand: float = 0.0
+
+
+ADVICE = Advice()
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +61,7 @@ class Context:
     #: What has left the window, by id.
     archived: dict[int, Page] = field(default_factory=dict)
     next_page: int = 0
+    advice: Advice = ADVICE
     #: It has rows of its own in the store.
     filed: bool = False
     table: list[int] = field(default_factory=list)
@@ -64,24 +83,25 @@ class Context:
 
     def twin(self) -> Context:
         """Give a copy without frames, which has nothing in the store."""
-        return Context(self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page)
+        return Context(self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page, self.advice)
 
     def same_as(self, other: Context) -> bool:
         """Say whether the conversations are equal, in the window and out of it."""
-        mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page) for c in (self, other))
+        mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page, c.advice) for c in (self, other))
         return mine == theirs
 
     def image(self) -> str:
         """Give the JSON from which `from_image` makes an equal context."""
-        if not (self.tokens or self.next_page):
+        if not (self.tokens or self.next_page) and self.advice == ADVICE:
             return ""
-        return to_json([self.tokens, self.pages, list(self.archived.values()), self.next_page])
+        return to_json([self.tokens, self.pages, list(self.archived.values()), self.next_page, self.advice])
 
     @classmethod
     def from_image(cls, image: str) -> Context:
         """Make the context that `image` described; no frames."""
         if not image:
             return cls()
-        tokens, pages, archived, next_page = from_json(image)
+        tokens, pages, archived, next_page, *advice = from_json(image)
         records = {page.id: page for page in (Page(*record) for record in archived)}
-        return cls(tokens, [Page(*page) for page in pages], records, next_page, bool(records))
+        said = Advice(*advice[0]) if advice else ADVICE
+        return cls(tokens, [Page(*page) for page in pages], records, next_page, said, bool(records))

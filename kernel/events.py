@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokix.kernel.policy import Policy
-    from tokix.syscalls import Syscall, SyscallError
+    from tokix.syscalls import Role, Syscall, SyscallError
+    from tokix.syscalls.memory import How
 
 
 class Sampling(NamedTuple):
@@ -114,15 +115,18 @@ class Fetch(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Find the k pages of these spaces, each a (pid, space), whose meaning is nearest to a query.
+    """Find the k pages of these spaces, each a (pid, space), that are nearest to a query: in meaning, words, or both.
 
-    Answered by `Answer` with a list of the fields of `Recalled`, best first, the lower id first among equals.
+    Answered by `Answer` with a list of the fields of `Recalled`, best first, the newer among equals. Of some
+    roles, or of all.
     """
 
     key: str
     spaces: tuple[tuple[int, str], ...]
     query: str
     k: int
+    how: How = "fused"
+    roles: tuple[Role, ...] = ()
 
 
 class Encode(NamedTuple):

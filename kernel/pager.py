@@ -1,10 +1,11 @@
 """The pager: what is in the window, and what has left it for the archive.
 
 A message is a page while it is short beside the window; a longer one is cut into pages, each a message of its own with
-the same role. When a call would fill the window above the high-water mark, the oldest pages leave until it is at the
-low-water mark: in bulk, because whatever is behind the cut has to be computed again, so that a token costs about
-LOW / (HIGH − LOW) = 2 tokens of prefill, however long the conversation. Pinned pages, system pages, the last user page
-and the last page stay. A message that is larger than the window is no special case: of its pages too, the oldest leave.
+the same role. When a call would fill the window above the high-water mark, pages leave (see `victims`) until it is at
+the low-water mark: in bulk, because whatever is behind the cut has to be computed again, so that a token costs about
+LOW / (HIGH − LOW) = 2 tokens of prefill, however long the conversation. A message that is larger than the window is no
+special case: its own first pages leave, too. A window is laid out as what never leaves, the stub of what has left (see
+`stubs`), the conversation, and copies of pages that were recalled, where they came.
 
 Invariants:
 1. The window is never exceeded, and nothing that leaves it is lost: the rows of a page are committed with the outcome
@@ -22,9 +23,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokix.kernel.context import Context, Page
+from tokix.kernel.context import STUB, Context, Page
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import ARCHIVE, TABLES
+from tokix.kernel.stubs import MOST, PART, place, stub
+from tokix.kernel.victims import victims
 from tokix.syscalls import ENOMEM
 from tokix.syscalls.base import from_json, to_json
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
     from tokix.kernel.ports import Vocabulary
     from tokix.kernel.process import Branch, Process
-    from tokix.syscalls import Role
+    from tokix.syscalls import Recalled, Role
 
 #: The most tokens of a page in the archive.
 PAGE = 256
@@ -53,10 +56,11 @@ class Fresh(NamedTuple):
 
 @dataclass(slots=True)
 class Plan:
-    """What a call does to a window: all pages that it brings, and the ids of those that leave, old and new."""
+    """What a call does to a window: pages that it brings, ids of those that leave, old and new, and their stub."""
 
     fresh: list[Fresh]
     out: set[int]
+    stub: Fresh | None = None
 
     @property
     def charge(self) -> int:
@@ -64,8 +68,9 @@ class Plan:
         return sum(len(tokens) for _, tokens in self.fresh)
 
     def taken(self, ctx: Context) -> int:
-        """Count the tokens that leave a context."""
-        return sum(page.tokens for page in ctx.pages if page.id in self.out) if self.out else 0
+        """Count the tokens that leave a context, without those of the stub that comes."""
+        gone = sum(page.tokens for page in ctx.pages if page.id in self.out) if self.out else 0
+        return gone - (self.stub.page.tokens if self.stub else 0)
 
 
 # ---- cutting text
@@ -109,53 +114,113 @@ def longest(window: int) -> int:
     return max(16, min(PAGE, window // 8))
 
 
-def message(k: Kernel, process: Process, ctx: Context, role: Role, text: str, pinned: bool = False) -> list[Fresh]:
-    """Make the pages of a message: one if it is short beside the window, for a model reads a whole message best."""
+def message(
+    k: Kernel,
+    process: Process,
+    ctx: Context,
+    role: Role,
+    text: str,
+    pinned: bool = False,
+    importance: int = 0,
+    behind: int = 0,
+) -> list[Fresh]:
+    """Make the pages of a message: one if it is short beside the window, for a model reads a whole message best.
+
+    It comes behind so many other pages that are new.
+    """
     limit = longest(process.window)
     tokens = k.machine.render(role, text)
     whole = len(tokens) <= max(limit, process.window // 4)
     pieces = [(text, tokens)] if whole else cut(k.machine, role, text, limit)
-    first = ctx.next_page
+    first = ctx.next_page + behind
     return [
-        Fresh(Page(role, len(tokens), pinned, piece, first + number, first), tokens)
+        Fresh(Page(role, len(tokens), pinned, piece, first + number, first, None, importance), tokens)
         for number, (piece, tokens) in enumerate(pieces)
+    ]
+
+
+def copies(k: Kernel, ctx: Context, found: list[Recalled]) -> list[Fresh]:
+    """Make copies of archived pages, in the order of the conversation; not of those that are there already."""
+    here = {page.source for page in ctx.pages}
+    wanted = sorted((page for page in found if page.id not in here), key=lambda page: page.id)
+    rendered = [(page, k.machine.render(page.role, page.text)) for page in wanted]
+    return [
+        Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id), tokens)
+        for id, (page, tokens) in enumerate(rendered, ctx.next_page)
     ]
 
 
 # ---- making room
 
 
-def plan(process: Process, ctx: Context, fresh: list[Fresh], *, more: int = 0, room: int = 0, least: int = 0) -> Plan:
-    """Choose what leaves, so that `fresh` pages and `more` tokens come in and at least `room` is free then.
+def plan(
+    k: Kernel,
+    process: Process,
+    ctx: Context,
+    fresh: list[Fresh],
+    *,
+    more: int = 0,
+    room: int = 0,
+    least: int = 0,
+    out: Iterable[int] = (),
+) -> Plan:
+    """Choose what leaves, beside `out`, so that `fresh` pages and `more` tokens come in and at least `room` is left.
 
     `room` is a wish, for which pages leave as far as the low-water mark allows; `least` is what there has to be. Raises
     ENOMEM.
     """
     window = process.window
     high = min(int(HIGH * window), window - min(room, window - int(LOW * window)))
-    total = len(ctx.tokens) + sum(len(tokens) for _, tokens in fresh) + more
-    out: set[int] = set()
+    chosen = Plan(fresh, set(out))
+    pages = [page for page in (*ctx.pages, *(page for page, _ in fresh)) if page.id not in chosen.out]
+    total = len(ctx.tokens) - chosen.taken(ctx) + sum(len(tokens) for _, tokens in fresh) + more
     if total > high or total + least > window:
-        pages = [*ctx.pages, *(page for page, _ in fresh)]
         low = min(int(high * LOW / HIGH), window - least)
-        for page in movable(pages):
-            if total <= low:
-                break
-            out.add(page.id)
-            total -= page.tokens
+        gone = choose(ctx, pages, window, total - low)
+        chosen.out |= gone
+        total -= sum(page.tokens for page in pages if page.id in gone)
+        chosen.stub = stub_for(k, ctx, pages, chosen.out, window, window - total - least)
+        if chosen.stub:
+            total += chosen.stub.page.tokens
     if total + least > window:
         raise ENOMEM(
             f"{total + least} tokens are needed, the window has {window}; "
             "pinned pages, system pages and the last user page do not leave it: unpin or forget some"
         )
-    return Plan(fresh, out)
+    return chosen
 
 
-def movable(pages: list[Page]) -> Iterator[Page]:
-    """Give the pages that may leave by themselves, oldest first."""
-    users = [page for page in pages if page.role == "user" and page.source is None]
-    stay = {page.id for page in (*users[-1:], *pages[-1:])}
-    return (page for page in pages if not page.pinned and page.role != "system" and page.id not in stay)
+def choose(ctx: Context, pages: list[Page], window: int, count: int) -> set[int]:
+    """Choose pages that leave, so that so many tokens are free then, and what a stub of them takes."""
+    out: set[int] = set()
+    for group in victims(pages, ctx.advice.victims):
+        if count <= 0:
+            break
+        if not out:  # there will be another stub
+            count += min(MOST, window // PART) if ctx.advice.stub else 0
+            count -= sum(page.tokens for page in pages if page.id == STUB)
+            out.add(STUB)
+        out |= {page.id for page in group}
+        count -= sum(page.tokens for page in group)
+    return out
+
+
+def stub_for(k: Kernel, ctx: Context, pages: list[Page], out: set[int], window: int, room: int) -> Fresh | None:
+    """Make the stub of what is in the archive and of what leaves, if there is room for one."""
+    if STUB not in out or not ctx.advice.stub:
+        return None
+    records = [*ctx.archived.values()]
+    for page in pages:
+        if page.id in out and page.id != STUB and page.source is None:
+            text, _ = next(cut(k.machine, page.role, page.text, longest(window)))
+            records.append(page._replace(text=beginning(text)))
+    made = stub(k.machine, records, window)
+    return Fresh(*made) if made and len(made[1]) <= room else None
+
+
+def beginning(text: str) -> str:
+    """Give what is left in memory of the text of an archived page."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 # ---- moving pages
@@ -163,38 +228,42 @@ def movable(pages: list[Page]) -> Iterator[Page]:
 
 def enter(k: Kernel, ctx: Context, plan: Plan) -> None:
     """Take the tokens of pages that leave out of the window, and put those of new pages in."""
-    take_out(k, ctx, plan.out)
+    take_out(k, ctx, plan)
     for page, tokens in plan.fresh:
         if page.id not in plan.out:
             ctx.tokens += tokens
 
 
-def take_out(k: Kernel, ctx: Context, out: set[int]) -> None:
-    """Take tokens out of the window; frames from the first cut on are of no use any more."""
+def take_out(k: Kernel, ctx: Context, plan: Plan) -> None:
+    """Take tokens out of the window, and put in those of the stub; frames behind the first change are of no use."""
+    if not plan.out:
+        return
     at = len(ctx.tokens) - sum(page.tokens for page in ctx.pages)
-    kept, first = ctx.tokens[:at], -1
+    pages, parts = [], [ctx.tokens[:at]]
     for page in ctx.pages:
-        if page.id not in out:
-            kept += ctx.tokens[at : at + page.tokens]
-        elif first < 0:
-            first = at
+        if page.id not in plan.out:
+            pages.append(page)
+            parts.append(ctx.tokens[at : at + page.tokens])
         at += page.tokens
-    if first >= 0:
-        k.scheduler.mmu.trim(ctx, min(ctx.computed, first))
-        ctx.tokens[:] = kept
+    if plan.stub:
+        parts.insert(1 + place(pages), plan.stub.tokens)
+    tokens = [token for part in parts for token in part]
+    same = next((i for i, (a, b) in enumerate(zip(ctx.tokens, tokens, strict=False)) if a != b), len(tokens))
+    k.scheduler.mmu.trim(ctx, min(ctx.computed, same))
+    ctx.tokens[:] = tokens
 
 
 def turn(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
     """Turn the pages over, whose tokens have moved: what leaves goes to the archive."""
     ctx.next_page += len(plan.fresh)
-    if plan.out:
-        pages = [*ctx.pages, *(page for page, _ in plan.fresh)]
-        ctx.pages = [page for page in pages if page.id not in plan.out]
-        for page in pages:
-            if page.id in plan.out:
-                archive(k, b, ctx, page)
-    else:
-        ctx.pages += [page for page, _ in plan.fresh]
+    before, fresh = ctx.pages, [page for page, _ in plan.fresh]
+    ctx.pages = [page for page in before if page.id not in plan.out]
+    if plan.stub:
+        ctx.pages.insert(place(ctx.pages), plan.stub.page)
+    ctx.pages += [page for page in fresh if page.id not in plan.out]
+    for page in [*before, *fresh] if plan.out else ():
+        if page.id in plan.out and page.id != STUB:
+            archive(k, b, ctx, page)
 
 
 def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
@@ -209,8 +278,7 @@ def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
         id = page.id
         if number:
             id, ctx.next_page = ctx.next_page, ctx.next_page + 1
-        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-        ctx.archived[id] = Page(page.role, len(tokens), False, shown, id, page.message)
+        ctx.archived[id] = Page(page.role, len(tokens), False, beginning(text), id, page.message)
         if not process.replaying:
             row = (pid, name, id, page.message, page.role, len(tokens), text)
             k.insert("page", row[:3], row)
@@ -363,20 +431,27 @@ def fit(k: Kernel, process: Process, window: int) -> None:
 
 def overflow(ctx: Context, window: int) -> set[int]:
     """Choose what leaves a context that is too large."""
-    total, out = len(ctx.tokens), set()
-    for page in movable(ctx.pages):
-        if total <= int(LOW * window):
-            break
-        out.add(page.id)
-        total -= page.tokens
-    return out
+    return choose(ctx, ctx.pages, window, len(ctx.tokens) - int(LOW * window))
 
 
-def move_out(k: Kernel, b: Branch, ctx: Context, out: Iterable[int]) -> None:
-    """Let resident pages leave."""
-    leaving = Plan([], set(out))
+def move_out(k: Kernel, b: Branch, ctx: Context, out: set[int]) -> None:
+    """Let resident pages leave; there is another stub if the old one is among them."""
+    window = b.proc.window
+    left = window - len(ctx.tokens) + sum(page.tokens for page in ctx.pages if page.id in out)
+    leaving = Plan([], out, stub_for(k, ctx, ctx.pages, out, window, left))
     enter(k, ctx, leaving)
     turn(k, b, ctx, leaving)
+
+
+def strike(k: Kernel, b: Branch, ctx: Context, gone: set[int]) -> None:
+    """Take pages out of the window for good; if there is a stub, it has what is in the archive now."""
+    out = gone | {page.id for page in ctx.pages if page.id == STUB}
+    left = b.proc.window - len(ctx.tokens) + sum(page.tokens for page in ctx.pages if page.id in out)
+    struck = Plan([], out, stub_for(k, ctx, [], out, b.proc.window, left))
+    take_out(k, ctx, struck)
+    ctx.pages = [page for page in ctx.pages if page.id not in struck.out]
+    if struck.stub:
+        ctx.pages.insert(place(ctx.pages), struck.stub.page)
 
 
 # ---- integrity
@@ -391,7 +466,9 @@ def check(k: Kernel) -> None:
 
 
 def check_context(k: Kernel, ctx: Context) -> None:
-    ids = [page.id for page in ctx.pages]
+    ids = [page.id for page in ctx.pages if page.id != STUB]
+    if len(ctx.pages) - len(ids) > 1:
+        raise KernelBug("a context has two stubs")
     if sum(page.tokens for page in ctx.pages) != len(ctx.tokens) - len(k.machine.preamble()):
         raise KernelBug("the pages of a context do not cover its tokens")
     if ids != sorted(set(ids)) or not ctx.archived.keys().isdisjoint(ids):

@@ -90,6 +90,14 @@ class Store(Protocol):
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""
 
+    def match(
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+    ) -> list[tuple[float, tuple[Any, ...]]]:
+        """Give the k pages of spaces, of some roles or of all, that match the words of a text best.
+
+        They come as scores, which are positive, and rows of the table `page`, the best first.
+        """
+
     def commit(self, rows: Rows) -> None:
         """Make the rows durable, all or none; raises if that is not certain."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokix.kernel.calls import compute, concurrency, device, files, memory, messages, process, rights, system, time
 from tokix.kernel.errors import KernelBug
-from tokix.syscalls import CALLS, Recall, Restore, Stat
+from tokix.syscalls import CALLS, Recall, Restore, Stat, Think
 
 _FAMILIES = (process, compute, memory, files, device, messages, concurrency, rights, time, system)
 
@@ -26,6 +26,7 @@ WITHDRAW: dict[type, Callable[..., None]] = {
 ANSWERED: dict[type, Callable[..., Any]] = {
     Stat: process.with_the_dead,
     Recall: memory.recalled,
+    Think: compute.found,
     Restore: files.restored,
 }
 REDO: dict[type, Callable[..., None]] = {

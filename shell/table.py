@@ -183,6 +183,8 @@ def of_pages(pages: list[PageInfo]) -> Table:
 
 
 def _mark(page: PageInfo) -> str:
+    if page.id < 0:
+        return "stub"
     return "pinned" if page.pinned else "" if page.recalled is None else f"recalled {page.recalled}"
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 FAILED, WRONG, BROKEN, SIGNALLED = 1, 2, 70, 128
 #: The signals of the kernel, and its policies.
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "INT")
+HOWS = ("fused", "dense", "lexical")
+ROLES = ("system", "user", "assistant", "tool")
 POLICIES = ("FCFS", "RR", "PRIORITY", "SJF", "MLFQ", "LAS", "FAIR", "MIXED")
 
 
@@ -106,8 +108,14 @@ def _recall(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", metavar="N", type=number(0), default=512, help="at most so many tokens (default: 512)"
     )
+    parser.add_argument(
+        "--how", choices=HOWS, default="fused", help="by meaning, by words, or by both (default: fused)"
+    )
+    parser.add_argument(
+        "--role", choices=ROLES, action="append", default=[], help="pages of this role only; may be repeated"
+    )
     add_pid(parser)
-    parser.add_argument("words", nargs="+", metavar="QUERY", help="what to search for, by its meaning")
+    parser.add_argument("words", nargs="+", metavar="QUERY", help="what to search for")
     add_json(parser)
 
 

@@ -90,7 +90,14 @@ async def pages(client: Client, options: Namespace) -> Result:
 
 
 async def recall(client: Client, options: Namespace) -> Result:
-    search = Recall(pid=options.pid, query=" ".join(options.words), k=options.k, budget=options.budget)
+    search = Recall(
+        pid=options.pid,
+        query=" ".join(options.words),
+        k=options.k,
+        budget=options.budget,
+        how=options.how,
+        roles=options.role,
+    )
     return Result(table.of_recalled(await client.call(search)))
 
 

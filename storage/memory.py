@@ -6,10 +6,13 @@ using the same object again; `tables` may be read by anybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
+from tokix.storage import lexical
 from tokix.storage.rows import OPEN, StoreError, check
 
 #: SQLite's integers have 64 bits.
@@ -54,6 +57,19 @@ class MemoryStore:
         """Give the keys of all pages without a vector of this encoder."""
         place, vectors = _place("vector", "encoder"), self.tables["vector"]
         return [key for key in sorted(self.tables["page"]) if key not in vectors or vectors[key][place] != encoder]
+
+    def match(
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+    ) -> list[tuple[float, tuple[Any, ...]]]:
+        """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
+        with closing(sqlite3.connect(":memory:")) as raw:
+            columns = list(TABLES["page"].columns)
+            raw.execute(f"CREATE TABLE page ({', '.join(columns)})")
+            for sql in lexical.CREATE:
+                raw.execute(sql)
+            rows = [row for _, row in sorted(self.tables["page"].items())]
+            raw.executemany(f"INSERT INTO page VALUES ({', '.join('?' * len(columns))})", rows)
+            return lexical.match(raw, text, spaces, k, roles)
 
     def commit(self, rows: Rows) -> None:
         """Keep the rows, all or none; raises StoreError for rows that SQLite would refuse."""

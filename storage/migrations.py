@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, inspect
 
+from tokix.storage import lexical
 from tokix.storage.rows import StoreError
 from tokix.storage.schema import METADATA
 
@@ -33,8 +34,14 @@ def _archive(connection: Connection) -> None:
         connection.exec_driver_sql(f"CREATE TABLE {name} ({key}, {rest}, PRIMARY KEY (pid, space, id))")
 
 
+def _words(connection: Connection) -> None:
+    """Add the index of words."""
+    for sql in (*lexical.CREATE, lexical.REBUILD):
+        connection.exec_driver_sql(sql)
+
+
 #: The n-th makes version n + 2 of version n + 1. Append only; each is SQL text, for the schema it knew will change.
-STEPS: tuple[Step, ...] = (_archive,)
+STEPS: tuple[Step, ...] = (_archive, _words)
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
@@ -49,6 +56,8 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
                     step(connection)
             else:
                 METADATA.create_all(connection)
+                for sql in lexical.CREATE:
+                    connection.exec_driver_sql(sql)
             connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION}")
             connection.exec_driver_sql(f"PRAGMA user_version = {newest}")
             connection.exec_driver_sql("COMMIT")

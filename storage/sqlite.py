@@ -13,7 +13,7 @@ Its errors are `StoreError`s whose text names the file and says what to do.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
+from tokix.storage import lexical
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
 from tokix.storage.rows import StoreError, check
@@ -120,6 +121,13 @@ class SqliteStore:
         with _explained(self.path, "read"):
             return self._raw.execute(UNEMBEDDED, (encoder,)).fetchall()
 
+    def match(
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+    ) -> list[tuple[float, tuple[Any, ...]]]:
+        """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
+        with _explained(self.path, "search"):
+            return lexical.match(self._raw, text, spaces, k, roles)
+
     def commit(self, rows: Rows) -> None:
         """Make the rows durable, all or none; raises StoreError, and then the file is as it was.
 
@@ -154,6 +162,10 @@ class SqliteStore:
             if found != ["ok"]:
                 raise StoreError(f"it is damaged ({'; '.join(found)}): {_ADVICE['SQLITE_CORRUPT']}")
             (dangling,) = self._raw.execute(DANGLING).fetchone()
+            try:
+                self._raw.execute(lexical.VERIFY)
+            except sqlite3.DatabaseError as error:
+                raise StoreError("the index of words is not that of the pages: `tokix memory rebuild`") from error
             if dangling:
                 raise StoreError(f"{dangling} rows refer to large text that is not there: restore a copy of the file")
 

@@ -2,7 +2,7 @@
 
 from tokix.syscalls.abi import ABI, CALLS, AnySyscall, decode, decode_canonical
 from tokix.syscalls.base import Syscall, Value
-from tokix.syscalls.compute import ChatMessage, Completion, Count, Role, Think
+from tokix.syscalls.compute import ChatMessage, Completion, Count, Recalled, Role, Think
 from tokix.syscalls.concurrency import Gather, Select, gather, select
 from tokix.syscalls.device import Call, DeviceInfo, Devices, EffectClass, OpInfo, Read, Write
 from tokix.syscalls.errors import (
@@ -23,6 +23,7 @@ from tokix.syscalls.errors import (
     SyscallError,
 )
 from tokix.syscalls.memory import (
+    Advise,
     Append,
     Embed,
     Evict,
@@ -31,7 +32,6 @@ from tokix.syscalls.memory import (
     Pages,
     Pin,
     Recall,
-    Recalled,
     Restore,
     Restored,
     Save,
@@ -77,6 +77,7 @@ __all__ = [
     "ESRCH",
     "ETIMEDOUT",
     "EUNKNOWN",
+    "Advise",
     "AnySyscall",
     "Append",
     "Call",

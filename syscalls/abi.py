@@ -14,7 +14,7 @@ from tokix.syscalls.compute import Count, Think
 from tokix.syscalls.concurrency import Gather, Select
 from tokix.syscalls.device import Call, Devices, Read, Write
 from tokix.syscalls.errors import EINVAL
-from tokix.syscalls.memory import Append, Embed, Evict, Forget, Pages, Pin, Recall, Restore, Save
+from tokix.syscalls.memory import Advise, Append, Embed, Evict, Forget, Pages, Pin, Recall, Restore, Save
 from tokix.syscalls.messages import Recv, Send
 from tokix.syscalls.process import Exec, Exit, Fork, GetPid, Kill, Renice, SetLimit, Sleep, Spawn, Stat, Wait
 from tokix.syscalls.rights import Drop, Grant
@@ -24,7 +24,7 @@ from tokix.syscalls.time import Now, Random
 CALLS: tuple[type[Syscall[Any]], ...] = (
     *(Spawn, Exit, Wait, Kill, GetPid, Stat, Sleep, Renice, SetLimit, Fork, Exec),
     *(Think, Count),
-    *(Append, Pages, Pin, Evict, Recall, Forget, Embed, Save, Restore),
+    *(Append, Advise, Pages, Pin, Evict, Recall, Forget, Embed, Save, Restore),
     *(Devices, Call, Read, Write),
     *(Send, Recv),
     *(Gather, Select),
@@ -36,7 +36,7 @@ CALLS: tuple[type[Syscall[Any]], ...] = (
 AnySyscall = Annotated[
     Spawn | Exit | Wait | Kill | GetPid | Stat | Sleep | Renice | SetLimit | Fork | Exec
     | Think | Count
-    | Append | Pages | Pin | Evict | Recall | Forget | Embed | Save | Restore
+    | Append | Advise | Pages | Pin | Evict | Recall | Forget | Embed | Save | Restore
     | Devices | Call | Read | Write
     | Send | Recv
     | Gather | Select

@@ -18,6 +18,20 @@ class ChatMessage(Value):
     text: str
 
 
+class Recalled(Value):
+    """A page that a search found.
+
+    The score of a dense search is the cosine, at most 1; of a lexical one BM25, without bounds; of a fused one it is 1
+    for the first in both lists, and less for all others.
+    """
+
+    id: int
+    role: Role
+    text: str
+    score: float
+    tokens: int
+
+
 class Completion(Value):
     """What a burst gave."""
 
@@ -28,16 +42,19 @@ class Completion(Value):
     reason: Literal["stop", "length"]
     #: Tokens of context in front of the first generated one.
     prompt_tokens: int
+    #: Pages that came back into the window for it (see `Advise`).
+    recalled: list[Recalled] = []
 
 
 class Think(Syscall[Completion]):
     """Generate up to max_tokens tokens from the caller's own pages, or from explicit messages.
 
     With its own pages, the `prompt` (if given) and the answer become pages, and the oldest leave the window when it has
-    no room; a call that fails leaves the context as it was. With `messages` the context is not touched. Temperature 0
+    no room; a call that fails leaves the context as it was. If it was advised so, pages that have to do with the prompt
+    come back first, in front of it. With `messages` the context is not touched. Temperature 0
     is greedy. The same seed, or none at the same point of the same run, samples the same tokens, whoever else is
     running. With a `json_schema` the text is JSON that it allows, unless max_tokens cuts it short. Raises EDQUOT,
-    EINTR, EINVAL, ENOMEM, EPERM.
+    EINTR, EINVAL, ENOMEM, EPERM; EIO if a search for pages fails, and EAGAIN if another call came in between.
     """
 
     call: Literal["think"] = "think"

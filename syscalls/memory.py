@@ -15,7 +15,12 @@ from typing import Literal
 from pydantic import Field
 
 from tokix.syscalls.base import Syscall, Value
-from tokix.syscalls.compute import Role
+from tokix.syscalls.compute import Recalled, Role
+
+#: How `Recall` looks for pages.
+How = Literal["fused", "dense", "lexical"]
+#: Which pages leave a window first: see `Advise`.
+Victims = Literal["fifo", "lru", "importance", "relevance"]
 
 
 class PageInfo(Value):
@@ -32,16 +37,7 @@ class PageInfo(Value):
     message: int
     #: The archived page that it is a copy of, if `Recall` has brought it back.
     recalled: int | None = None
-
-
-class Recalled(Value):
-    """A page that a search found. The score is at most 1, which is the query's own text."""
-
-    id: int
-    role: Role
-    text: str
-    score: float
-    tokens: int
+    importance: int = 0
 
 
 class Saved(Value):
@@ -68,6 +64,23 @@ class Append(Syscall[int]):
     role: Role = "user"
     text: str
     pinned: bool = False
+    #: Pages that are less important leave first, with `Advise(victims="importance")`.
+    importance: int = Field(default=0, ge=-100, le=100)
+
+
+class Advise(Syscall[None]):
+    """Say how the caller's memory is to be managed; what is None stays as it is. Children do not inherit it, forks do.
+
+    Which pages leave the window first when it is full: the oldest (`fifo`, the default); those that later pages have
+    referred to longest ago (`lru`); the least important ones (see `Append`); or those that share least with the last
+    user page (`relevance`). Whether a stub stands for those that have left. And which part of the window pages may have
+    that are looked for before each `Think` and come back for it (`demand`; 0 is none): copies, as with `Recall`.
+    """
+
+    call: Literal["advise"] = "advise"
+    victims: Victims | None = None
+    stub: bool | None = None
+    demand: float | None = Field(default=None, ge=0, le=0.5)
 
 
 class Pages(Syscall[list[PageInfo]]):
@@ -94,11 +107,13 @@ class Evict(Syscall[None]):
 
 
 class Recall(Syscall[list[Recalled]]):
-    """Search the archive of the caller or of another process for the k pages nearest in meaning, best first.
+    """Search the archive of the caller or of another process for the k pages nearest to a query, best first.
 
+    Near in meaning (`dense`), in words (`lexical`), or in both: `fused`, where a page's places in the two lists decide.
     Those that fit give their text, within a budget of tokens. With `load` they also come back into the caller's window,
     behind all other pages, as copies which are not stored again when they leave; the budget is a quarter of the window
-    then, at most. Raises EINVAL, ESRCH, EPERM; with `load` EDQUOT, ENOMEM; EIO or ENOENT if there is no encoder.
+    then, at most. Raises EINVAL, ESRCH, EPERM; with `load` EDQUOT, ENOMEM; EIO if the encoder fails. Without an encoder
+    `dense` raises ENOENT, and `fused` goes by words alone.
     """
 
     call: Literal["recall"] = "recall"
@@ -108,6 +123,9 @@ class Recall(Syscall[list[Recalled]]):
     load: bool = False
     #: None is the caller.
     pid: int | None = None
+    how: How = "fused"
+    #: Only pages of these roles; none are all.
+    roles: list[Role] = []
 
 
 class Forget(Syscall[None]):

@@ -23,6 +23,7 @@ from tokix.syscalls import (
     ESRCH,
     ETIMEDOUT,
     EUNKNOWN,
+    Advise,
     Append,
     Call,
     ChatMessage,
@@ -533,6 +534,9 @@ async def rememberer():
     wrong = [await errno(Forget(page=facts[0])), await errno(Evict(pages=[0])), await errno(Pin(page=facts[1]))]
     child = await Fork()
     kept = [f.id for f in await Recall(query="a key under a mat", k=2)]
+    await Advise(victims="relevance", demand=0.25)
+    asked = await Think(prompt="what burns?", max_tokens=4)
+    kept += [asked.text, [f.id for f in asked.recalled]]
     seen = [large.text, resident, [f.id for f in cat], loaded, both, cut[0], wrong, kept]
     end = (await Wait(pid=child)).value if child else None
     return await Exec(program="archivist", args=[seen, end], fresh=child == 0)

@@ -1,6 +1,7 @@
 """Facts to remember, and a window that is too small for them."""
 
 from tokix.kernel.arch.toy import ToyMachine
+from tokix.kernel.context import STUB
 from tokix.syscalls import Append, Evict, Pages
 
 FACTS = (
@@ -17,8 +18,13 @@ def small(window=256, frames=64):
     return ToyMachine(frames=frames, window=window, ends=False)
 
 
+async def listed():
+    """List the pages, without the stub."""
+    return [page for page in await Pages() if page.id != STUB]
+
+
 async def resident():
-    return [page.id for page in await Pages() if page.resident]
+    return [page.id for page in await listed() if page.resident]
 
 
 async def learn():

@@ -3,6 +3,7 @@
 import math
 
 from tokix.syscalls import (
+    Advise,
     Append,
     Call,
     ChatMessage,
@@ -81,11 +82,12 @@ FULL = (
         stream=True,
     ),
     Count(text="ü"),
-    Append(role="tool", text="t", pinned=True),
+    Append(role="tool", text="t", pinned=True, importance=3),
+    Advise(victims="lru", stub=False, demand=0.25),
     Pages(pid=3),
     Pin(page=2, pinned=False),
     Evict(pages=[3, 1]),
-    Recall(query="ü", k=2, budget=9, load=True, pid=3),
+    Recall(query="ü", k=2, budget=9, load=True, pid=3, how="lexical", roles=["tool"]),
     Forget(page=2),
     Embed(texts=["a", ""]),
     Save(path="/ü x", pid=3),
@@ -115,6 +117,7 @@ SHORT = (
     Exec(program="q"),
     Think(),
     Append(text=""),
+    Advise(),
     Pages(),
     Pin(page=0),
     Evict(pages=[]),
@@ -154,6 +157,7 @@ REPLIES = {
     Count: 12,
     Append: 0,
     Pages: [PAGE],
+    Advise: None,
     Pin: None,
     Evict: None,
     Recall: [Recalled(id=2, role="tool", text="é", score=0.25, tokens=3)],

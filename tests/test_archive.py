@@ -52,14 +52,16 @@ def test_an_encoder_that_fails_is_an_error_of_who_asked():
 def test_without_an_encoder():
     async def main():
         await learn()
-        return [await told(Recall(query="cat")), await told(Embed(texts=["x"])), await resident()]
+        words = [page.text for page in await Recall(query="cat")]
+        dense = await told(Recall(query="cat", how="dense"))
+        return [dense, await told(Embed(texts=["x"])), await resident(), words]
 
     sim = boot(main)
     sim.archive = Archive(sim.store, None)
     value = Ended(sim.run(1000)).value
     assert value[0] == value[1]
     assert value[0].startswith("ENOENT: no encoder")
-    assert value[2] == []
+    assert value[2:] == [[], [FACTS[0]]], "by words alone it goes on"
 
 
 def test_another_encoder_at_the_next_boot_makes_all_vectors_anew():
@@ -100,9 +102,9 @@ def test_search_is_exact_over_any_number_of_chunks(monkeypatch, fresh):
     while batch := shelf.batch():
         shelf.embedded(batch[0], encode(ToyEncoder(), batch[1]))
     [query] = ToyEncoder().embed(["a b c d"])
-    *_, found = shelf.search(Search("k", ((1, ""), (1, "0:1.")), "a b c d", 9), query)
+    *_, found = shelf.search(Search("k", ((1, ""), (1, "0:1.")), "a b c d", 9, "dense"), query)
     scores = {n: round(sum(map(float.__mul__, query, v)), 5) for n, v in enumerate(vectors)}
-    assert [f["id"] for f in found] == sorted(scores, key=lambda n: (-scores[n], n))[:9]
+    assert [f["id"] for f in found] == sorted(scores, key=lambda n: (-scores[n], -n))[:9]
 
 
 def test_products_without_numpy_are_the_same(monkeypatch):
@@ -183,7 +185,7 @@ def test_a_real_system_without_an_encoder_says_so():
                 ids = [await client.call(Append(text="x"))]
                 await client.call(Evict(pages=ids))
                 with pytest.raises((ENOENT, EIO)) as caught:
-                    await client.call(Recall(query="x"))
+                    await client.call(Recall(query="x", how="dense"))
                 return str(caught.value)
 
     assert anyio.run(play, None).startswith("ENOENT: no encoder")

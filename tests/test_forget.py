@@ -113,4 +113,4 @@ def test_a_search_that_began_before_a_forget_does_not_give_what_is_gone():
         await Forget(page=0)
         await Recv()
 
-    assert run(main, child) == [1, 2, 3]
+    assert run(main, child) == [3, 2, 1]

@@ -7,9 +7,11 @@ import pytest
 
 from facts import small
 from harness import MAIN, Ended, boot, clean
-from tokix.kernel.pager import cut
+from tokix.kernel.context import STUB, Page
+from tokix.kernel.pager import beginning, cut
+from tokix.kernel.stubs import stub
 from tokix.sim import World
-from tokix.syscalls import Append, Evict, Forget, Pages, Pin, Recall, SyscallError, Think
+from tokix.syscalls import Advise, Append, Evict, Forget, Pages, Pin, Recall, SyscallError, Think
 from torture import Killed, Mortal
 
 
@@ -19,6 +21,7 @@ class Model:
     def __init__(self, window):
         self.window, self.here, self.gone, self.next = window, [], {}, 0
         self.limit = max(16, window // 8)
+        self.stubbed = True
 
     def pages(self, role, text, pinned=False):
         whole = len(text) + 2 <= max(self.limit, self.window // 4)
@@ -29,47 +32,81 @@ class Model:
     def size(self, pages):
         return sum(page[4] for page in pages)
 
+    def groups(self, pages):
+        """An answer and the results behind it; of a long one that comes last, only the first piece is with it."""
+        found = []
+        for page in pages:
+            piece = page[0] != page[5] == pages[-1][5]
+            if page[1] == "tool" and found and found[-1][0][1] == "assistant" and found[-1][0][6] is None and not piece:
+                found[-1].append(page)
+            else:
+                found.append([page])
+        return found
+
     def make_room(self, new, more, room, least):
+        """Give the pages that leave, and the room for a stub of them; None if there is no room for all the rest."""
         pages = self.here + new
         high = min(int(0.9 * self.window), self.window - min(room, self.window - int(0.6 * self.window)))
         out = []
         size = self.size(pages) + more
         if size > high or size + least > self.window:
             users = [p for p in pages if p[1] == "user" and p[6] is None]
-            for page in pages:
+            for group in self.groups(pages):
                 if size <= min(int(high * 0.6 / 0.9), self.window - least):
                     break
-                if not page[3] and page[1] != "system" and page not in (*users[-1:], pages[-1]):
-                    out.append(page)
-                    size -= page[4]
-        if size + least > self.window:
-            return None
-        return out
+                if not any(p[3] or p[1] == "system" or p in (*users[-1:], pages[-1]) for p in group):
+                    if not out and self.stubbed:
+                        size += min(128, self.window // 16)
+                    if not out:
+                        size -= self.size(page for page in pages if page[0] == STUB)
+                    out += group
+                    size -= self.size(group)
+        stays = self.size(page for page in pages if page not in out and not (out and page[0] == STUB))
+        left = self.window - least - more - stays
+        return None if left < 0 else (out, left)
 
     def enter(self, new, more=0, room=0, least=0):
-        out = self.make_room(new, more, room, least)
-        if out is None:
+        made = self.make_room(new, more, room, least)
+        if made is None:
             return False
         self.next += len(new)
-        self.here = self.here + new
-        self.leave(out)
+        out, left = made
+        self.leave(out, left, new)
         return True
 
-    def leave(self, out):
-        self.here = [page for page in self.here if page not in out]
-        for id, role, text, _, _, message, source in out:
+    def leave(self, out, left=None, new=()):
+        before, self.here = self.here, [page for page in self.here if page not in out]
+        for id, role, text, _, _, message, source in [page for page in [*before, *new] if page in out]:
             if source is not None:
                 continue
             for n, (piece, _) in enumerate(cut(small(), role, text, self.limit)):
                 if n:
                     id, self.next = self.next, self.next + 1
-                self.gone[id] = [role, piece, message]
+                self.gone[id] = [role, piece, message, beginning(piece)]
+        if out and left is not None:
+            self.make_stub(left)
+        self.here += [page for page in new if page not in out]
+
+    def make_stub(self, left):
+        """Put a new stub in the place of the old one."""
+        self.here = [page for page in self.here if page[0] != STUB]
+        records = [Page(role, 0, False, shown, id, message) for id, (role, _, message, shown) in self.gone.items()]
+        made = stub(small(), records, self.window) if self.stubbed else None
+        if made and made[0].tokens <= left:
+            page, _ = made
+            at = next((n for n, p in enumerate(self.here) if not (p[3] or p[1] == "system")), len(self.here))
+            self.here.insert(at, [STUB, "system", page.text, False, page.tokens, STUB, None])
+
+    def spare(self):
+        """Give the room for a stub."""
+        return self.window - self.size(page for page in self.here if page[0] != STUB)
 
     def named(self, id):
-        return [page for page in self.here if id in (page[0], page[5])]
+        return [page for page in self.here if id in (page[0], page[5]) and id != STUB]
 
     def view(self):
-        return [[page[0], page[2], page[3], page[4], page[5], page[6]] for page in self.here], sorted(self.gone)
+        here = [[page[0], page[2], page[3], page[4], page[5], page[6]] for page in self.here]
+        return sorted(here, key=lambda page: page[0]), sorted(self.gone)
 
 
 def script(r):
@@ -82,7 +119,8 @@ def script(r):
                 ["append", "system", text[:20], False],
                 ["think", text if r.random() < 0.7 else None, r.choice([1, 5, 30, 400])],
                 ["pin", r.randint(0, 12), r.random() < 0.3],
-                ["evict", r.randint(0, 15)],
+                ["evict", r.randint(-1, 15)],
+                ["advise", r.random() < 0.5],
                 ["forget", r.randint(0, 15)],
                 ["recall", r.choice(["alpha", "gamma delta"]), r.randint(1, 3), r.choice([10, 60])],
             ]
@@ -101,6 +139,8 @@ async def actor(script):
                     outcome = (await Think(prompt=prompt, max_tokens=n)).text
                 case ["pin", id, pinned]:
                     outcome = await Pin(page=id, pinned=pinned) or "done"
+                case ["advise", stubbed]:
+                    outcome = await Advise(stub=stubbed) or "done"
                 case ["evict", id]:
                     outcome = await Evict(pages=[id]) or "done"
                 case ["forget", id]:
@@ -136,6 +176,10 @@ def judge(model, what):
             assert (outcome is not None) == bool(model.named(id))
             for page in model.named(id):
                 page[3] = pinned
+        case ["advise", stubbed]:
+            model.stubbed = stubbed
+            if not stubbed:
+                model.make_stub(model.spare())
         case ["evict", id]:
             known = model.named(id) or [i for i, page in model.gone.items() if id in (i, page[2])]
             allowed = known and not any(page[3] for page in model.named(id))
@@ -149,6 +193,8 @@ def judge(model, what):
             model.here = [p for p in model.here if p[0] not in gone_ids and p[6] not in gone_ids]
             for i in out:
                 del model.gone[i]
+            if gone_ids and any(page[0] == STUB for page in model.here):
+                model.make_stub(model.spare())
         case ["recall", _, k, budget] if outcome is not None:
             assert len(outcome) <= k
             assert sum(tokens for *_, tokens in outcome) <= budget

@@ -38,17 +38,19 @@ def test_recall_finds_what_has_left_and_only_that():
     assert [f["text"] for f in found][:1] == [FACTS[0]]
     assert found[0] | {"score": 0} == {"id": 0, "role": "tool", "text": FACTS[0], "score": 0, "tokens": 38}
     assert 1 >= found[0]["score"] > found[1]["score"] >= 0
-    assert ranked == [3, 0, 1, 2], "the same score: the older page first"
+    assert ranked == [3, 2, 1, 0], "the same score: the newer page first"
 
 
 def test_the_budget_holds_and_what_does_not_fit_is_passed_over():
     async def main():
         sizes = (100, 20, 60, 10)
         await Evict(pages=[await Append(text="cat " * (n // 4)) for n in sizes])
-        return [[f.tokens for f in await Recall(query="cat", budget=n)] for n in (0, 12, 80, 90, 110, 10**6)]
+        return [
+            [f.tokens for f in await Recall(query="cat", budget=n, how="dense")] for n in (0, 12, 80, 90, 110, 10**6)
+        ]
 
     sizes = run(main)
-    assert sizes == [[], [10], [22, 10], [22, 62], [102], [102, 22, 62, 10]]
+    assert sizes == [[], [10], [10, 62], [10, 62], [10, 62, 22], [10, 62, 22, 102]]
 
 
 def test_what_is_loaded_comes_behind_all_and_is_never_stored_again():

@@ -41,7 +41,7 @@ def test_a_think_is_what_the_machine_says():
     tokens = machine.continuation(head, Sampling(""), 12)
     text = bytes(tokens).decode()
     thought, pages = always(main)
-    assert thought == {"text": text, "tokens": tokens, "reason": "length", "prompt_tokens": len(head)}
+    assert thought == {"text": text, "tokens": tokens, "reason": "length", "prompt_tokens": len(head), "recalled": []}
     assert [(p["id"], p["role"], p["tokens"], p["text"]) for p in pages] == [
         (0, "system", 10, "be brief"),
         (1, "user", 7, "hello"),
@@ -58,7 +58,8 @@ def test_a_think_ends_where_the_model_ends():
     *tokens, last = machine.continuation(head, Sampling(""), 1000)
     assert last == END
     found = always(main, machine=machine)
-    assert found == {"text": bytes(tokens).decode(), "tokens": tokens, "reason": "stop", "prompt_tokens": len(head)}
+    said = {"text": bytes(tokens).decode(), "tokens": tokens, "reason": "stop", "prompt_tokens": len(head)}
+    assert found == {**said, "recalled": []}
 
 
 def test_a_stop_string_ends_the_text_in_front_of_it():

@@ -87,7 +87,7 @@ def test_a_prompt_that_is_too_large_is_read_from_its_end():
 
     length, prompt, count, again = always(main, step=5, **SMALL)
     assert length == 64
-    assert 100 < prompt <= 154
+    assert 80 < prompt <= 154
     assert count > 3
     assert again == "ENOMEM"
 
@@ -184,7 +184,7 @@ def test_what_is_behind_a_cut_is_computed_again_and_what_is_before_it_is_not():
             break
     clean(sim)
     large = [n for n in fed if n > 30]
-    assert large == [62 + 5 * 22 + 1, 2 * 22 + 4 + 1]
+    assert large == [62 + 5 * 22 + 1, 2 * 22 + 4], "the mark behind the cut is the same"
     tokens = [t for text in ("s" * 60, *(f"{n}" * 20 for n in (0, 1, 3, 4))) for t in small().render("user", text)]
     tokens[0] = MARKS["system"]
     first, second = Ended(sim).value

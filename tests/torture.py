@@ -40,6 +40,9 @@ class Mortal:
     def unembedded(self, encoder):
         return self.store.unembedded(encoder)
 
+    def match(self, text, spaces, k, roles=()):
+        return self.store.match(text, spaces, k, roles)
+
     def commit(self, rows):
         self.commits += 1
         if self.crash == (self.commits, "before"):

@@ -1,9 +1,9 @@
 """Search and embedding: what the edge does with the pages that have left the windows.
 
-The store is the truth, and exact search over it is the oracle: every vector of the spaces is compared with the query's,
-a few thousand at a time, so that nothing else waits long and any number fits. Pages get their vectors when the machine
-has nothing else to do, at latest when a search needs them. A vector is a row that the kernel writes, so that `Forget`
-and embedding have one order; until it is committed, searches look here.
+The store is the truth, and exact search over it is the oracle: every vector of the spaces is compared with the
+query's, a few thousand at a time, so that nothing else waits long and any number fits. Words are searched by the
+store. Pages get their vectors when the machine has nothing else to do, at latest when a search needs them. A vector is
+a row that the kernel writes, so that `Forget` and embedding have one order; until it is committed, searches look here.
 
 `Archive` does not wait: the simulation drives it too. `Desk` drives it for a system that runs, with the encoder on the
 machine's thread, so that it and the ticks take turns on the same cores.
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Vectors that are compared at once, and texts that are embedded at once.
 CHUNK, BATCH = 2048, 8
+#: A fused search takes at least so many pages of each list; how little the first places of a list count more.
+DEPTH, RANK = 50, 60
 
 Space = tuple[int, str]
 Embedding = tuple[list["Key"], list[str]]
@@ -110,20 +112,51 @@ class Archive:
 
     # ---- searching
 
-    def search(self, effect: Search, query: list[float]) -> Iterator[list[dict[str, Any]]]:
-        """Find the pages nearest to a query; gives an empty list after each chunk, and the result last."""
-        best: list[tuple[float, int, Key]] = []
-        for keys, data in self.vectors(effect.spaces):
-            least = best[-1][0] if len(best) == effect.k else -2.0
-            scored = zip(products(data, query), keys, strict=True)
-            found = [(score, -int(key[2] or 0), key) for score, key in scored if score >= least]
-            best = nlargest(effect.k, [*best, *found])
-            yield []
-        pages = [(score, row) for score, _, key in best for row in self.store.read("page", key)]
+    def embeds(self, effect: Search) -> bool:
+        """Say whether a search needs vectors."""
+        return effect.how == "dense" or (effect.how == "fused" and self.encoder is not None)
+
+    def search(self, effect: Search, query: list[float] | None) -> Iterator[list[dict[str, Any]]]:
+        """Find pages, with the vector of the query if `embeds`; gives an empty list after each chunk, the result last.
+
+        A fused search adds 1 / (RANK + place) of both lists (reciprocal rank fusion: Cormack et al., 2009).
+        """
+        depth = effect.k if effect.how != "fused" else max(DEPTH, 4 * effect.k)
+        lists: list[list[tuple[float, Key]]] = []
+        if effect.how != "lexical" and query is not None:
+            best: list[tuple[float, int, Key]] = []
+            for found in self.nearest(effect, query, depth):
+                best = found
+                yield []
+            lists.append([(score, key) for score, _, key in best])
+        if effect.how != "dense":
+            matches = self.store.match(effect.query, effect.spaces, depth, effect.roles)
+            lists.append([(score, row[:3]) for score, row in matches])
+        ranked = fused(lists) if effect.how == "fused" else lists[0]
+        pages = [(score, row) for score, key in ranked[: effect.k] for row in self.store.read("page", key)]
         yield [
             {"id": id, "role": role, "text": text, "score": round(score, 6), "tokens": tokens}
             for score, (_, _, id, _, role, tokens, text) in pages
         ]
+
+    def nearest(self, effect: Search, query: list[float], depth: int) -> Iterator[list[tuple[float, int, Key]]]:
+        """Compare all vectors; gives the nearest so far after each chunk.
+
+        Scores are rounded: their last bits depend on what else is in a chunk, and the order of equal ones must not.
+        """
+        best: list[tuple[float, int, Key]] = []
+        for keys, data in self.vectors(effect.spaces):
+            least = best[-1][0] if len(best) == depth else -2.0
+            scored = ((round(score, 6), key) for score, key in zip(products(data, query), keys, strict=True))
+            found = [(score, int(key[2] or 0), key) for score, key in scored if score >= least]
+            if effect.roles:
+                found = [hit for hit in found if self.role(hit[2]) in effect.roles]
+            best = nlargest(depth, [*best, *found])
+            yield best
+
+    def role(self, key: Key) -> str:
+        """Give the role of a page; "" if it is gone."""
+        return next((row[4] for row in self.store.read("page", key)), "")
 
     def vectors(self, spaces: tuple[Space, ...]) -> Iterator[tuple[list[Key], list[bytes]]]:
         """Give the keys and vectors of spaces, in chunks."""
@@ -186,10 +219,12 @@ class Desk:
             self.post(Answer(effect.key, value))
 
     async def search(self, effect: Search) -> list[dict[str, Any]]:
-        encoder = self.archive.needed()
-        while batch := self.archive.batch(effect.spaces):
-            await self.embed(batch)
-        [query] = await self.thread.call(encode, encoder, [effect.query])
+        query: list[float] | None = None
+        if self.archive.embeds(effect):
+            encoder = self.archive.needed()
+            while batch := self.archive.batch(effect.spaces):
+                await self.embed(batch)
+            [query] = await self.thread.call(encode, encoder, [effect.query])
         result: list[dict[str, Any]] = []
         for found in self.archive.search(effect, query):
             await checkpoint()  # others have to breathe
@@ -201,6 +236,17 @@ class Desk:
         for start in range(0, len(effect.texts), BATCH):
             vectors += await self.thread.call(encode, encoder, effect.texts[start : start + BATCH])
         return vectors
+
+
+def fused(lists: list[list[tuple[float, Key]]]) -> list[tuple[float, Key]]:
+    """Make one list of several, best first; who is first in all has 1."""
+    scores: dict[Key, float] = {}
+    for ranked in lists:
+        for place, (_, key) in enumerate(ranked, 1):
+            scores[key] = scores.get(key, 0.0) + (RANK + 1) / (RANK + place) / len(lists)
+    return sorted(
+        ((score, key) for key, score in scores.items()), key=lambda hit: (-hit[0], -int(hit[1][2] or 0), hit[1])
+    )
 
 
 def pack(vector: list[float]) -> bytes:

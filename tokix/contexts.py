@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tokix.kernel.events import Interrupt
     from tokix.kernel.ports import Machine
 
-VERSION = 1
+VERSION = 2
 #: Bytes of frames that are read or written at once.
 CHUNK = 8 << 20
 _MAGIC = re.compile(rb"tokix context (\d{1,9})(?: ([0-9a-f]{64}))?\n")

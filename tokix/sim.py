@@ -239,8 +239,10 @@ class Simulation:
     def found(self, effect: Search) -> Answer:
         """Search the archive; the vectors that were lacking go to the kernel too."""
         try:
-            self.embed(effect.spaces)
-            [query] = encode(self.archive.needed(), [effect.query])
+            query = None
+            if self.archive.embeds(effect):
+                self.embed(effect.spaces)
+                [query] = encode(self.archive.needed(), [effect.query])
             *_, found = self.archive.search(effect, query)
             return Answer(effect.key, found)
         except SyscallError as error:

@@ -9,11 +9,11 @@ position alone, the same ones follow.
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from tokix.kernel import pager, streams
+from tokix.kernel import demand, pager, streams
 from tokix.kernel.burst import Burst
 from tokix.kernel.calls.memory import own_context, quota
 from tokix.kernel.context import Context, Page
@@ -21,7 +21,7 @@ from tokix.kernel.events import Sampling
 from tokix.kernel.family import Usage
 from tokix.kernel.outcome import BLOCKED
 from tokix.kernel.pager import Fresh, Plan
-from tokix.syscalls import EDQUOT, EINVAL, ENOMEM, Completion, Count, Think
+from tokix.syscalls import EDQUOT, EINVAL, ENOMEM, Completion, Count, Recalled, Think
 from tokix.syscalls.base import to_json as to_text
 
 if TYPE_CHECKING:
@@ -70,23 +70,38 @@ def count(k: Kernel, b: Branch, c: Count) -> int:
 
 
 def think(k: Kernel, b: Branch, c: Think) -> object:
-    """Begin a burst, or go on with the one that a restart found."""
+    """Check a call, and look for what belongs to it."""
     if c.prompt is not None and c.messages is not None:
         raise EINVAL("think takes a prompt for its own pages, or messages, not both")
     schema = "" if c.json_schema is None else to_text(c.json_schema)
     if schema and (why := k.machine.refuse(schema)):
         raise EINVAL(f"json_schema: {why}")
-    process, ctx = b.proc, own_context(k, b) if c.messages is None else k.blank()
-    plan = arrival(k, b, ctx, c)
+    ctx = own_context(k, b) if c.messages is None else k.blank()
+    if demand.due(k, b, c, ctx):
+        return demand.ask(k, b, c, ctx)
+    return begin(k, b, ctx, c, [Recalled(**page) for page in k.started[b.key].get("recalled", ())] if b.noted else [])
+
+
+def found(k: Kernel, b: Branch, pages: list[dict[str, Any]]) -> object:
+    """Go on with the pages that the edge has found."""
+    ctx = own_context(k, b)
+    return begin(k, b, ctx, b.call, demand.chosen(b.proc, ctx, [Recalled(**page) for page in pages]))
+
+
+def begin(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]) -> object:
+    """Begin a burst, or go on with the one that a restart found, behind pages that come back for it."""
+    process, schema = b.proc, "" if c.json_schema is None else to_text(c.json_schema)
+    plan = arrival(k, b, ctx, c, recalled)
     head = prompt(k, plan)
     base = len(ctx.tokens) - plan.taken(ctx)
     limit = _limit(k, b, c, base + len(head), plan.charge)
     if plan.out:
         ctx.before = ctx.tokens.copy()
-        pager.take_out(k, ctx, plan.out)
+        pager.take_out(k, ctx, plan)
     ctx.tokens += head
     b.plan = plan
-    _, again = k.begin(b, limit=limit)
+    note = {"recalled": [page.model_dump() for page in recalled]} if recalled else {}
+    _, again = k.begin(b, limit=limit, **note)
     process.reserved += limit + plan.charge
     before = [t for _, tokens in sorted(k.partials.get(b.key, {}).items()) for t in tokens] if again else []
     ctx.tokens += before
@@ -120,15 +135,18 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     return BLOCKED
 
 
-def arrival(k: Kernel, b: Branch, ctx: Context, c: Think) -> Plan:
+def arrival(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]) -> Plan:
     """Plan the pages that a call brings, and those that leave so that it has room for its answer; raises ENOMEM."""
     if c.messages is not None:
         rendered = [(m, k.machine.render(m.role, m.text)) for m in c.messages]
         pages = [Page(m.role, len(tokens), False, m.text, i, i) for i, (m, tokens) in enumerate(rendered)]
         return Plan([Fresh(page, tokens) for page, (_, tokens) in zip(pages, rendered, strict=True)], set())
-    fresh = pager.message(k, b.proc, ctx, "user", c.prompt) if c.prompt is not None else []
+    fresh = pager.copies(k, ctx, recalled)
+    stale = demand.stale(b.proc, ctx, recalled, fresh)
+    if c.prompt is not None:
+        fresh += pager.message(k, b.proc, ctx, "user", c.prompt, behind=len(fresh))
     opening, closing = len(k.machine.opening()), len(k.machine.closing())
-    return pager.plan(b.proc, ctx, fresh, more=opening, room=c.max_tokens + closing, least=1 + closing)
+    return pager.plan(k, b.proc, ctx, fresh, more=opening, room=c.max_tokens + closing, least=1 + closing, out=stale)
 
 
 def prompt(k: Kernel, plan: Plan) -> list[int]:
@@ -196,9 +214,15 @@ def finish(k: Kernel, b: Branch, burst: Burst, ended: bool) -> None:
         streams.emit(k, b.proc, 1, shown)
     k.scheduler.finish(burst)
     b.burst = None
-    reply = Completion(text=text.text, tokens=tokens, reason="stop" if ended else "length", prompt_tokens=burst.prompt)
     plan, b.plan, ctx.before = b.plan, None, None
     assert plan
+    reply = Completion(
+        text=text.text,
+        tokens=tokens,
+        reason="stop" if ended else "length",
+        prompt_tokens=burst.prompt,
+        recalled=k.started[b.key].get("recalled", []),
+    )
     unreserve(b.proc, plan, burst)
     if call.messages is None:
         k.scheduler.mmu.trim(ctx, min(ctx.computed, burst.prompt + len(tokens)))
@@ -236,9 +260,9 @@ def settle(k: Kernel, b: Branch, ctx: Context, c: Think, plan: Plan, reply: Comp
 
 def redo_think(k: Kernel, b: Branch, c: Think, value: Completion) -> None:
     ctx = k.context(b)
-    plan = arrival(k, b, ctx, c)
+    plan = arrival(k, b, ctx, c, value.recalled)
     if c.messages is None:
-        pager.take_out(k, ctx, plan.out)
+        pager.take_out(k, ctx, plan)
         ctx.tokens += prompt(k, plan)
     settle(k, b, ctx, c, plan, value)
 
@@ -248,7 +272,8 @@ def unreserve(process: Process, plan: Plan, burst: Burst) -> None:
 
 
 def withdraw(k: Kernel, b: Branch) -> None:
-    """Take a burst back: the context is what it was."""
+    """Take a burst back, or the search before it: the context is what it was."""
+    k.invoked.pop(b.key, None)
     (burst, b.burst), (plan, b.plan) = (b.burst, None), (b.plan, None)
     if burst:
         assert plan

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from tokix.kernel import pager
 from tokix.kernel.calls.memory import quota, root, withdraw
-from tokix.kernel.context import Context, Page
+from tokix.kernel.context import Advice, Context, Page
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.events import Pack, Unpack, Unpacked
 from tokix.kernel.frames import frames_for
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What `Context.image` writes: tokens, pages, those in the archive, the next id.
 _Natural = Annotated[int, Field(ge=0)]
-_IMAGE = TypeAdapter(tuple[list[_Natural], list[Page], list[Page], _Natural])
+_IMAGE = TypeAdapter(tuple[list[_Natural], list[Page], list[Page], _Natural, Advice])
 
 
 def named(path: str) -> None:
@@ -101,7 +101,7 @@ def restored(k: Kernel, b: Branch, found: Unpacked) -> object:
 def understood(k: Kernel, found: Unpacked, path: str) -> Context:
     """Make the context of a file, to look at; raises EINVAL if it is none that this kernel could have made."""
     try:
-        tokens, pages, archived, _ = _IMAGE.validate_json(found.image, strict=True)
+        tokens, pages, archived, *_ = _IMAGE.validate_json(found.image, strict=True)
         ctx = Context.from_image(found.image)
         pager.check_context(k, ctx)
     except (ValueError, KernelBug) as error:

@@ -1,4 +1,4 @@
-"""Append, Pages, Pin, Evict, Recall, Forget, Embed: the context of a process, page by page.
+"""Append, Advise, Pages, Pin, Evict, Recall, Forget, Embed: the context of a process, page by page.
 
 Pages live in the log: a replay makes them again, and moves them again (see `pager`). What a search finds is not in
 memory, so `Recall` and `Embed` wait for the edge; their outcomes are in the log, and a replay does not search.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tokix.kernel import pager
-from tokix.kernel.context import Page
+from tokix.kernel.context import STUB, Advice, Page
 from tokix.kernel.events import Encode, Search
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
 from tokix.kernel.pager import Plan
@@ -19,6 +19,7 @@ from tokix.syscalls import (
     EDQUOT,
     EINVAL,
     ENOENT,
+    Advise,
     Append,
     Embed,
     Evict,
@@ -68,7 +69,7 @@ def add(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
 
 
 def _arrival(k: Kernel, b: Branch, ctx: Context, c: Append) -> Plan:
-    return pager.plan(b.proc, ctx, pager.message(k, b.proc, ctx, c.role, c.text, c.pinned))
+    return pager.plan(k, b.proc, ctx, pager.message(k, b.proc, ctx, c.role, c.text, c.pinned, c.importance))
 
 
 def append(k: Kernel, b: Branch, c: Append) -> int:
@@ -82,6 +83,25 @@ def append(k: Kernel, b: Branch, c: Append) -> int:
 def redo_append(k: Kernel, b: Branch, c: Append, value: int) -> None:
     ctx = k.context(b)
     add(k, b, ctx, _arrival(k, b, ctx, c))
+
+
+# ---- Advise
+
+
+def advise(k: Kernel, b: Branch, c: Advise) -> Encoded:
+    own_context(k, b)
+    redo_advise(k, b, c, None)
+    return NULL
+
+
+def redo_advise(k: Kernel, b: Branch, c: Advise, value: None) -> None:
+    ctx = k.context(b)
+    said = {"victims": c.victims, "stub": c.stub, "demand": c.demand}
+    ctx.advice = Advice(
+        **{**ctx.advice._asdict(), **{name: value for name, value in said.items() if value is not None}}
+    )
+    if not ctx.advice.stub:
+        pager.strike(k, b, ctx, set())
 
 
 # ---- Pages, Pin, Evict
@@ -100,6 +120,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
             resident=page.id in resident,
             message=page.message,
             recalled=page.source,
+            importance=page.importance,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
     ]
@@ -118,7 +139,7 @@ def root(k: Kernel, pid: int) -> Branch:
 
 def _named(pages: Iterable[Page], id: int) -> list[Page]:
     """Give the page of an id, or all of the message that it names."""
-    return [page for page in pages if id in (page.id, page.message)]
+    return [page for page in pages if id in (page.id, page.message) and id != STUB]
 
 
 def pin(k: Kernel, b: Branch, c: Pin) -> Encoded:
@@ -174,10 +195,9 @@ def redo_forget(k: Kernel, b: Branch, c: Forget, value: None) -> list[Page]:
     archived = _named(ctx.archived.values(), c.page)
     gone = {page.id for page in (*archived, *_named(ctx.pages, c.page))}
     gone |= {page.id for page in ctx.pages if page.source in gone}
-    pager.take_out(k, ctx, gone)
-    ctx.pages = [page for page in ctx.pages if page.id not in gone]
     for page in archived:
         del ctx.archived[page.id]
+    pager.strike(k, b, ctx, gone)
     return archived
 
 
@@ -193,7 +213,7 @@ def recall(k: Kernel, b: Branch, c: Recall) -> object:
     if not k.context(where).archived:
         return []
     k.invoked[b.key] = b
-    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k))
+    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k, c.how, tuple(c.roles)))
     return BLOCKED
 
 
@@ -220,12 +240,8 @@ def _budget(process: Process, c: Recall) -> int:
 
 def _return(k: Kernel, b: Branch, ctx: Context, found: list[Recalled]) -> Plan:
     """Plan to let found pages in, as copies, in the order of the conversation; not those that are there already."""
-    here = {page.source for page in ctx.pages}
-    fresh = []
-    for id, page in enumerate(sorted((p for p in found if p.id not in here), key=lambda p: p.id), ctx.next_page):
-        tokens = k.machine.render(page.role, page.text)
-        fresh.append(pager.Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id), tokens))
-    return pager.plan(b.proc, ctx, fresh) if fresh else Plan([], set())
+    fresh = pager.copies(k, ctx, found)
+    return pager.plan(k, b.proc, ctx, fresh) if fresh else Plan([], set())
 
 
 def redo_recall(k: Kernel, b: Branch, c: Recall, value: list[Recalled]) -> None:
@@ -248,6 +264,7 @@ def withdraw(k: Kernel, b: Branch) -> None:
 
 HANDLERS = {
     Append: append,
+    Advise: advise,
     Pages: pages,
     Pin: pin,
     Evict: evict,
@@ -256,4 +273,11 @@ HANDLERS = {
     Embed: embed,
 }
 WITHDRAW = {Recall: withdraw, Embed: withdraw}
-REDO = {Append: redo_append, Pin: redo_pin, Evict: redo_evict, Forget: redo_forget, Recall: redo_recall}
+REDO = {
+    Append: redo_append,
+    Advise: redo_advise,
+    Pin: redo_pin,
+    Evict: redo_evict,
+    Forget: redo_forget,
+    Recall: redo_recall,
+}
