@@ -12,7 +12,7 @@ toy, whose tokens are bytes, for what it says does not matter here; the encoder 
     false hits       the score of the best page for a person who does not exist is as good as that of one in ten others
 
 Beside the three ways of `Recall`: the window alone (`truncation`), and `grep`, which counts the words of the question
-that a page has. Medians are over seeds; the interval is a bootstrap of 95 % over all questions.
+that a page has. Figures are over the questions of all seeds; the interval is a bootstrap of 95 %.
 """
 
 from __future__ import annotations

@@ -103,9 +103,8 @@ def victims(s: Scheduler, burst: Burst) -> Iterator[Context]:
     never costs more than twice what the best choice would have cost (as in ski rental: Karlin et al., 1988).
     """
     mmu, key = s.mmu, s.order
-    idle = [c for c in mmu.resident if c.burst is None or (c.burst.lane < 0 and c.burst.ticket < 0)]
     fresh = []
-    for ctx in idle:
+    for ctx in [ctx for ctx in mmu.resident if ctx.idle]:
         if mmu.spent - ctx.used < mmu.price(ctx):
             fresh.append(ctx)
         else:

@@ -81,6 +81,11 @@ class Context:
     #: The table as the last row had it; None after a change.
     view: tuple[int, ...] | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Say whether nobody computes in it or waits for that: it has no burst, or one that is suspended."""
+        return self.burst is None or (self.burst.lane < 0 and self.burst.ticket < 0)
+
     def twin(self) -> Context:
         """Give a copy without frames, which has nothing in the store."""
         return Context(self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page, self.advice)

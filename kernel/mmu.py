@@ -311,28 +311,24 @@ class Mmu:
         """Count the frames that no other context has."""
         return sum(self.pool.uses[frame] <= 1 + (frame in self.pool.blocks) for frame in ctx.table)
 
-    def to_swap(self, count: int = 1) -> bool:
-        """Say whether so many frames can be moved out, and that and the way back are cheaper than to compute them."""
-        return count <= self.pool.room and self.swaps
-
     @property
     def swaps(self) -> bool:
+        """Say whether to move frames out and back is cheaper than to compute them again."""
         return self.pool.slots > 0 and self.costs.swap(1) < self.costs.recompute(FRAME)
 
     def price(self, ctx: Context) -> float:
         """Give what it takes to have the frames of a context back once they are lost."""
         own = self.own(ctx)
-        return self.costs.swap(own) if self.to_swap(own) else self.costs.recompute(own * FRAME)
+        swap = self.swaps and own <= self.pool.room
+        return self.costs.swap(own) if swap else self.costs.recompute(own * FRAME)
 
     def expendable(self, ctx: Context) -> bool:
         """Say whether a context has had what it was computed for, so that it may be dropped for another.
 
         It has been idle for as long as it takes to compute it again, or has sampled for WORTH times as long.
         """
-        burst, price = ctx.burst, self.costs.recompute(self.extent(ctx) * FRAME)
-        if burst and (burst.lane >= 0 or burst.ticket >= 0):
-            return ctx.earned * self.costs.tick >= WORTH * price
-        return self.spent - ctx.used >= price
+        price = self.costs.recompute(self.extent(ctx) * FRAME)
+        return self.spent - ctx.used >= price if ctx.idle else ctx.earned * self.costs.tick >= WORTH * price
 
     def extent(self, ctx: Context) -> int:
         """Count the frames or slots that a context has, those that others have too."""

@@ -257,13 +257,18 @@ def turn(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
     """Turn the pages over, whose tokens have moved: what leaves goes to the archive."""
     ctx.next_page += len(plan.fresh)
     before, fresh = ctx.pages, [page for page, _ in plan.fresh]
-    ctx.pages = [page for page in before if page.id not in plan.out]
-    if plan.stub:
-        ctx.pages.insert(place(ctx.pages), plan.stub.page)
-    ctx.pages += [page for page in fresh if page.id not in plan.out]
+    ctx.pages = staying(ctx, plan) + [page for page in fresh if page.id not in plan.out]
     for page in [*before, *fresh] if plan.out else ():
         if page.id in plan.out and page.id != STUB:
             archive(k, b, ctx, page)
+
+
+def staying(ctx: Context, plan: Plan) -> list[Page]:
+    """Give the pages of a context that stay, with the stub of the others."""
+    pages = [page for page in ctx.pages if page.id not in plan.out]
+    if plan.stub:
+        pages.insert(place(pages), plan.stub.page)
+    return pages
 
 
 def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
@@ -449,9 +454,7 @@ def strike(k: Kernel, b: Branch, ctx: Context, gone: set[int]) -> None:
     left = b.proc.window - len(ctx.tokens) + sum(page.tokens for page in ctx.pages if page.id in out)
     struck = Plan([], out, stub_for(k, ctx, [], out, b.proc.window, left))
     take_out(k, ctx, struck)
-    ctx.pages = [page for page in ctx.pages if page.id not in struck.out]
-    if struck.stub:
-        ctx.pages.insert(place(ctx.pages), struck.stub.page)
+    ctx.pages = staying(ctx, struck)
 
 
 # ---- integrity

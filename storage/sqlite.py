@@ -165,7 +165,9 @@ class SqliteStore:
             try:
                 self._raw.execute(lexical.VERIFY)
             except sqlite3.DatabaseError as error:
-                raise StoreError("the index of words is not that of the pages: `tokix memory rebuild`") from error
+                raise StoreError(
+                    f'the index of words is not that of the pages: `sqlite3 FILE "{lexical.REBUILD}"`'
+                ) from error
             if dangling:
                 raise StoreError(f"{dangling} rows refer to large text that is not there: restore a copy of the file")
 

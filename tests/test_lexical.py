@@ -52,8 +52,7 @@ def test_pages_with_any_of_the_words_are_found_the_best_first(reopen: Reopen) ->
 def test_words_that_all_texts_have_are_left_out_unless_there_are_no_others(reopen: Reopen) -> None:
     store = filled(reopen)
     assert found(store, "the of a mat on") == found(store, "mat")
-    assert found(store, "of the") == found(store, "of the")
-    assert 0 in found(store, "of the")
+    assert {*found(store, "of the")} == {0, 1, 4}
     assert wanted('a "quoted" OR NEAR(x) *') == ['"quoted"', '"near"', '"x"']
 
 

@@ -89,3 +89,18 @@ def test_missing_text_is_noticed(path: Path) -> None:
             store.load()
         with pytest.raises(StoreError, match="restore a copy"):
             store.check()
+
+
+def test_an_index_of_words_that_is_not_that_of_the_pages_is_noticed_and_can_be_made_anew(path: Path) -> None:
+    with opened(path) as store:
+        store.commit(put("page", row("page", pid=1, space="", id=0, text="a cat")))
+    change(path, "DROP TRIGGER page_change", "UPDATE page SET text = 'a dog'")
+    with (
+        opened(path) as store,
+        pytest.raises(StoreError, match="the index of words is not that of the pages") as caught,
+    ):
+        store.check()
+    change(path, str(caught.value).partition('FILE "')[2].partition('"')[0])
+    with opened(path) as store:
+        store.check()
+        assert len(store.match("dogs", [(1, "")], 5)) == 1

@@ -62,20 +62,11 @@ TALK = [
         ("fifo", [0, 1, 2, 3, 4, 5]),
         ("lru", [1, 3, 4, 0, 5, 2]),
         ("importance", [3, 0, 4, 5, 1, 2]),
-        ("relevance", [1, 3, 4, 5, 0, 2]),
+        ("relevance", [0, 1, 3, 4, 5, 2]),
     ],
 )
 def test_four_orders(policy, order):
-    found = [group[0].id for group in victims(TALK, policy)]
-    assert sorted(found) == sorted(order)
-    if policy == "relevance":
-        assert found[-1] == 2, "the page that has to do with the question leaves last"
-        return
-    if policy == "lru":
-        assert found[-3:] in ([0, 5, 2], [5, 0, 2], [0, 2, 5]), "what was referred to lately leaves last"
-        assert found[:3] == [1, 3, 4]
-        return
-    assert found == order
+    assert [group[0].id for group in victims(TALK, policy)] == order
 
 
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), st.text("abc ", max_size=12))))

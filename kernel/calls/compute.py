@@ -73,7 +73,7 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
     """Check a call, and look for what belongs to it."""
     if c.prompt is not None and c.messages is not None:
         raise EINVAL("think takes a prompt for its own pages, or messages, not both")
-    schema = "" if c.json_schema is None else to_text(c.json_schema)
+    schema = schema_of(c)
     if schema and (why := k.machine.refuse(schema)):
         raise EINVAL(f"json_schema: {why}")
     ctx = own_context(k, b) if c.messages is None else k.blank()
@@ -90,7 +90,7 @@ def found(k: Kernel, b: Branch, pages: list[dict[str, Any]]) -> object:
 
 def begin(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]) -> object:
     """Begin a burst, or go on with the one that a restart found, behind pages that come back for it."""
-    process, schema = b.proc, "" if c.json_schema is None else to_text(c.json_schema)
+    process = b.proc
     plan = arrival(k, b, ctx, c, recalled)
     head = prompt(k, plan)
     base = len(ctx.tokens) - plan.taken(ctx)
@@ -113,7 +113,7 @@ def begin(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]
         key=b.key,
         owner=b,
         ctx=ctx,
-        sampling=Sampling(stream, c.temperature, c.top_p, c.top_k, schema),
+        sampling=Sampling(stream, c.temperature, c.top_p, c.top_k, schema_of(c)),
         nice=process.nice,
         base=base,
         prompt=base + len(head),
@@ -133,6 +133,10 @@ def begin(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]
     if process.stopped:
         k.scheduler.suspend(b.burst)
     return BLOCKED
+
+
+def schema_of(c: Think) -> str:
+    return "" if c.json_schema is None else to_text(c.json_schema)
 
 
 def arrival(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]) -> Plan:
