@@ -35,6 +35,9 @@ class Page(NamedTuple):
     source: int | None = None
     #: The least important pages leave first, if the caller wants it so.
     importance: int = 0
+    #: When it was said, in seconds since 1970; the entry of the log that brought it, if it is in the log.
+    at: float = 0.0
+    born: int = -1
 
 
 #: The id of the page that stands for those that have left (see `stubs`).
@@ -103,10 +106,17 @@ class Context:
 
     @classmethod
     def from_image(cls, image: str) -> Context:
-        """Make the context that `image` described; no frames."""
+        """Make the context that `image` described, in front of a new log; no frames."""
         if not image:
             return cls()
         tokens, pages, archived, next_page, *advice = from_json(image)
         records = {page.id: page for page in (Page(*record) for record in archived)}
         said = Advice(*advice[0]) if advice else ADVICE
-        return cls(tokens, [Page(*page) for page in pages], records, next_page, said, bool(records))
+        ctx = cls(tokens, [Page(*page) for page in pages], records, next_page, said, bool(records))
+        ctx.begin_log()
+        return ctx
+
+    def begin_log(self) -> None:
+        """Note that the log which brought the pages is gone."""
+        self.pages = [page._replace(born=-1) for page in self.pages]
+        self.archived = {id: page._replace(born=-1) for id, page in self.archived.items()}

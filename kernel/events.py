@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tokix.kernel.ports import ALL, Only
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokix.kernel.policy import Policy
-    from tokix.syscalls import Role, Syscall, SyscallError
+    from tokix.syscalls import Syscall, SyscallError
     from tokix.syscalls.memory import How
 
 
@@ -117,8 +119,7 @@ class Fetch(NamedTuple):
 class Search(NamedTuple):
     """Find the k pages of these spaces, each a (pid, space), that are nearest to a query: in meaning, words, or both.
 
-    Answered by `Answer` with a list of the fields of `Recalled`, best first, the newer among equals. Of some
-    roles, or of all.
+    Answered by `Answer` with a list of the fields of `Recalled`, best first, the newer among equals.
     """
 
     key: str
@@ -126,7 +127,7 @@ class Search(NamedTuple):
     query: str
     k: int
     how: How = "fused"
-    roles: tuple[Role, ...] = ()
+    only: Only = ALL
 
 
 class Encode(NamedTuple):
@@ -170,7 +171,7 @@ class Unpacked(NamedTuple):
     image: str
     computed: int
     #: Rows of the tables `page` and `vector`, without pid and space.
-    pages: list[tuple[int, int, str, int, str]]
+    pages: list[tuple[int, int, str, int, float, str]]
     vectors: list[tuple[int, str, bytes]]
 
 

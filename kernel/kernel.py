@@ -398,7 +398,7 @@ class Kernel:
         if branch.noted:
             self.forget(branch)
         branch.blocked = False
-        entry = Entry(len(process.log), branch.path, branch.text, ok, text)
+        entry = Entry(len(process.log), branch.path, branch.text, ok, text, self.now)
         if self.probes:
             self.probe("reply", process.pid, f"{branch.text} = {text}")
         if process.foreign:
@@ -422,10 +422,12 @@ class Kernel:
             return branch.call.reply.validate_json(entry.value), None
         return None, decode_error(entry.value)
 
-    def redo(self, branch: Branch, call: Syscall[Any], value: Any) -> None:
+    def redo(self, branch: Branch, call: Syscall[Any], entry: Entry, value: Any) -> None:
         """Repeat what a call of the log changed."""
         if again := REDO.get(type(call)):
+            branch.proc.redone = entry
             again(self, branch, call, value)
+            branch.proc.redone = None
 
     def settle(self, branch: Branch) -> None:
         """A coroutine has ended: what its parent waits for may be complete, or its process may have ended."""
@@ -552,9 +554,13 @@ class Kernel:
 
     def append(self, process: Process, entry: Entry) -> None:
         process.log.append(entry)
-        seq, path, call, ok, value = entry
+        self.journal(process, entry)
+
+    def journal(self, process: Process, entry: Entry) -> None:
+        """Write the row of an entry."""
+        seq, path, call, ok, value, at = entry
         key = (process.pid, process.epoch, seq)
-        self.rows["journal"][key] = (*key, path, call, int(ok), value)
+        self.rows["journal"][key] = (*key, path, call, int(ok), value, at)
 
     def put(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
         """Write a row with this step."""

@@ -141,7 +141,7 @@ def fork(k: Kernel, b: Branch) -> int:
         fds=streams.inherited(k, parent),
         image=parent.image,
     )
-    for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0")):
+    for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0", k.now)):
         k.append(child, entry)
     pager.inherit_windows(k, parent, child)
     recovery.replay(k, child)
@@ -173,6 +173,7 @@ def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
     if old.filed and fresh:
         pager.drop(k, process.pid)
     ctx.filed = old.filed and not fresh
+    ctx.begin_log()
     pager.forget_windows(k, process)
     for entry in process.log:
         k.erase("journal", (process.pid, process.epoch, entry.seq))

@@ -145,7 +145,7 @@ def copies(k: Kernel, ctx: Context, found: list[Recalled]) -> list[Fresh]:
     wanted = sorted((page for page in found if page.id not in here), key=lambda page: page.id)
     rendered = [(page, k.machine.render(page.role, page.text)) for page in wanted]
     return [
-        Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id), tokens)
+        Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id, at=page.at), tokens)
         for id, (page, tokens) in enumerate(rendered, ctx.next_page)
     ]
 
@@ -254,9 +254,11 @@ def take_out(k: Kernel, ctx: Context, plan: Plan) -> None:
 
 
 def turn(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
-    """Turn the pages over, whose tokens have moved: what leaves goes to the archive."""
+    """Turn the pages over, whose tokens have moved: what is new is said now, what leaves goes to the archive."""
     ctx.next_page += len(plan.fresh)
-    before, fresh = ctx.pages, [page for page, _ in plan.fresh]
+    at, born = b.proc.moment(k.now)
+    fresh = [page if page.source is not None else page._replace(at=at, born=born) for page, _ in plan.fresh]
+    before = ctx.pages
     ctx.pages = staying(ctx, plan) + [page for page in fresh if page.id not in plan.out]
     for page in [*before, *fresh] if plan.out else ():
         if page.id in plan.out and page.id != STUB:
@@ -283,9 +285,11 @@ def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
         id = page.id
         if number:
             id, ctx.next_page = ctx.next_page, ctx.next_page + 1
-        ctx.archived[id] = Page(page.role, len(tokens), False, beginning(text), id, page.message)
+        ctx.archived[id] = Page(
+            page.role, len(tokens), False, beginning(text), id, page.message, at=page.at, born=page.born
+        )
         if not process.replaying:
-            row = (pid, name, id, page.message, page.role, len(tokens), text)
+            row = (pid, name, id, page.message, page.role, len(tokens), page.at, text)
             k.insert("page", row[:3], row)
     ctx.filed = True
 

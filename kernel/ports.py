@@ -56,7 +56,10 @@ TABLES: dict[str, Table] = {
             "reaped": int,
         },
     ),
-    "journal": Table(3, {"pid": int, "epoch": int, "seq": int, "path": str, "call": str, "ok": int, "value": str}),
+    "journal": Table(
+        3,
+        {"pid": int, "epoch": int, "seq": int, "path": str, "call": str, "ok": int, "value": str, "at": float},
+    ),
     "started": Table(1, {"key": str, "pid": int, "call": str, "note": str}),
     "partial": Table(2, {"key": str, "start": int, "tokens": str}),
     "message": Table(1, {"seq": int, "pid": int, "id": str, "sender": int, "tag": str, "body": str}),
@@ -65,11 +68,44 @@ TABLES: dict[str, Table] = {
     "chunk": Table(2, {"stream": str, "offset": int, "pid": int, "fd": int, "text": str}),
     "kernel": Table(1, {"name": str, "value": str}),
     # What has left the windows: see `pager` for the space of a page. A vector is float32, little-endian.
-    "page": Table(3, {"pid": int, "space": str, "id": int, "message": int, "role": str, "tokens": int, "text": str}),
+    "page": Table(
+        3,
+        {
+            "pid": int,
+            "space": str,
+            "id": int,
+            "message": int,
+            "role": str,
+            "tokens": int,
+            "at": float,
+            "text": str,
+        },
+    ),
     "vector": Table(3, {"pid": int, "space": str, "id": int, "encoder": str, "data": bytes}),
 }
 #: Tables that stay in the store: a kernel does not load them, the edge reads in them.
 ARCHIVE = ("page", "vector")
+
+
+class Only(NamedTuple):
+    """Which pages a search may find: those of some roles, or of all; said at `since` or later, and before `until`.
+
+    Times are seconds since 1970.
+    """
+
+    roles: tuple[Role, ...] = ()
+    since: float | None = None
+    until: float | None = None
+
+    def allows(self, role: str, at: float) -> bool:
+        return (
+            (not self.roles or role in self.roles)
+            and (self.since is None or at >= self.since)
+            and (self.until is None or at < self.until)
+        )
+
+
+ALL = Only()
 
 
 class Store(Protocol):
@@ -91,9 +127,9 @@ class Store(Protocol):
         """Give the keys of all pages without a vector of this encoder."""
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
-        """Give the k pages of spaces, of some roles or of all, that match the words of a text best.
+        """Give the k pages of spaces that match the words of a text best, of those that are allowed.
 
         They come as scores, which are positive, and rows of the table `page`, the best first.
         """

@@ -6,6 +6,7 @@ delivered in that order, and replayed in that order.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,28 @@ class Entry(NamedTuple):
     call: str
     ok: bool
     value: str
+    #: When it was decided, in seconds since 1970.
+    at: float = 0.0
+
+    def answers(self, call: str) -> bool:
+        """Say whether this is the outcome of a call, whose text may have been forgotten."""
+        return call == self.call or (self.forgotten and _tombstone(call) == self.call)
+
+    @property
+    def forgotten(self) -> bool:
+        return _BURIED.fullmatch(self.call) is not None
+
+    def bury(self) -> Entry:
+        """Give the entry without the text of its call: a digest is enough to know it again in a replay."""
+        return self if self.forgotten else self._replace(call=_tombstone(self.call))
+
+
+_BURIED = re.compile(r'[a-z]+\{"forgotten":"[0-9a-f]{32}"\}')
+
+
+def _tombstone(call: str) -> str:
+    digest = blake2b(call.encode(), digest_size=16).hexdigest()
+    return f'{call.partition("{")[0]}{{"forgotten":"{digest}"}}'
 
 
 class Mail(NamedTuple):
@@ -142,6 +165,8 @@ class Process:
     foreign: bool = False
     state: State = State.NEW
     replaying: bool = False
+    #: The entry whose call is repeated.
+    redone: Entry | None = None
     #: Why it is parked as DIVERGED.
     parked: str = ""
     root: Branch | None = None
@@ -173,6 +198,10 @@ class Process:
     #: Pipes that it has an end of, and pipes that are named after it.
     pipes: set[str] | None = None
     made: set[str] | None = None
+
+    def moment(self, now: float) -> tuple[float, int]:
+        """Give when the call is decided that is at work, and where in the log."""
+        return (self.redone.at, self.redone.seq) if self.redone else (now, len(self.log))
 
     @property
     def account(self) -> str:

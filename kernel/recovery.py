@@ -95,7 +95,7 @@ def _replay(k: Kernel, process: Process) -> str:
             continue  # its branch was cancelled before this could be delivered
         if branch is None:
             return difference(entry.path, entry.call, _now_at(process.root))
-        if branch.done or (branch.path, branch.text) != (entry.path, entry.call):
+        if branch.done or branch.path != entry.path or not entry.answers(branch.text):
             return difference(entry.path, entry.call, _now_at(branch))
         branch.blocked = False
         try:
@@ -103,7 +103,7 @@ def _replay(k: Kernel, process: Process) -> str:
         except (ValueError, KeyError, TypeError) as error:
             return f"at call {entry.path} the outcome in the journal cannot be read: {error}"
         if entry.ok:
-            k.redo(branch, branch.call, value)
+            k.redo(branch, branch.call, entry, value)
         k.resume(branch, value, failure)
     pager.resize(k, process, len(process.log))
     for branch in process.branches.values():
@@ -154,7 +154,7 @@ def _redo_foreign(k: Kernel, process: Process) -> None:
         pager.resize(k, process, entry.seq)
         call = decode_canonical(entry.call)
         if entry.ok:
-            k.redo(process.root, call, call.reply.validate_json(entry.value))
+            k.redo(process.root, call, entry, call.reply.validate_json(entry.value))
     pager.resize(k, process, len(process.log))
 
 
@@ -208,11 +208,11 @@ def _load(k: Kernel, rows: Loaded) -> None:
         _join(k, process)
         if process.root and process.image:
             k.context(process.root)
-    for pid, epoch, seq, path, call, ok, value in sorted(rows["journal"], key=lambda row: row[:3]):
+    for pid, epoch, seq, path, call, ok, value, at in sorted(rows["journal"], key=lambda row: row[:3]):
         if (owner := k.procs.get(pid)) and owner.epoch == epoch:
             if seq != len(owner.log):
                 raise KernelBug(f"the journal of process {pid} has no entry {len(owner.log)}")
-            owner.log.append(Entry(seq, path, call, bool(ok), value))
+            owner.log.append(Entry(seq, path, call, bool(ok), value, at))
     for key, start, tokens in rows["partial"]:
         if key not in k.started:
             raise KernelBug(f"the store has tokens of a call that was not begun: {key}")

@@ -15,7 +15,12 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tokix.kernel.ports import TABLES
+
+if TYPE_CHECKING:
+    from tokix.kernel.ports import Only
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 #: What makes the index of a table `page` that is there; `REBUILD` fills it with the pages that are there.
@@ -46,6 +51,8 @@ _COMMON = set(
 CANDIDATES = 200
 K1, B = 1.2, 0.75
 
+COLUMNS = ", ".join(f"page.{column}" for column in TABLES["page"].columns)
+
 Space = tuple[int, str]
 
 
@@ -56,9 +63,9 @@ def wanted(text: str) -> list[str]:
 
 
 def match(
-    raw: sqlite3.Connection, text: str, spaces: Sequence[Space], k: int, roles: Sequence[str]
+    raw: sqlite3.Connection, text: str, spaces: Sequence[Space], k: int, only: Only
 ) -> list[tuple[float, tuple[Any, ...]]]:
-    """Give the k pages of spaces, of some roles or of all, that match best: scores above 0 and rows.
+    """Give the k pages of spaces that match best, of those that are allowed: scores above 0 and rows.
 
     The best come first, the newer among equals.
     """
@@ -66,17 +73,29 @@ def match(
     if not words or not spaces:
         return []
     where = " OR ".join(["(page.pid = ? AND page.space = ?)"] * len(spaces))
-    which = f" AND page.role IN ({', '.join('?' * len(roles))})" if roles else ""
+    which, limits = _allowed(only)
     sql = (
-        "SELECT page.rowid, page.* FROM page_text JOIN page ON page.rowid = page_text.rowid "
+        f"SELECT page.rowid, {COLUMNS} FROM page_text JOIN page ON page.rowid = page_text.rowid "
         f"WHERE page_text MATCH ? AND ({where}){which} ORDER BY bm25(page_text), page.rowid DESC LIMIT ?"
     )
     owners = (part for space in spaces for part in space)
-    found = raw.execute(sql, (" OR ".join(words), *owners, *roles, max(k, CANDIDATES)))
+    found = raw.execute(sql, (" OR ".join(words), *owners, *limits, max(k, CANDIDATES)))
     rows = {rowid: tuple(row) for rowid, *row in found}
     scores = _scores(raw, words, rows)
     best = sorted(rows, key=lambda rowid: (-scores[rowid], -rows[rowid][2], rows[rowid][:2]))
     return [(scores[rowid], rows[rowid]) for rowid in best[:k]]
+
+
+def _allowed(only: Only) -> tuple[str, list[str | float]]:
+    """Give the condition of a filter, with its parameters."""
+    parts: list[tuple[str, Sequence[str | float]]] = []
+    if only.roles:
+        parts.append((f"page.role IN ({', '.join('?' * len(only.roles))})", only.roles))
+    if only.since is not None:
+        parts.append(("page.at >= ?", [only.since]))
+    if only.until is not None:
+        parts.append(("page.at < ?", [only.until]))
+    return "".join(f" AND {part}" for part, _ in parts), [value for _, values in parts for value in values]
 
 
 def _scores(raw: sqlite3.Connection, words: list[str], rows: dict[int, tuple[Any, ...]]) -> dict[int, float]:

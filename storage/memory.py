@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar
 from tokix.storage import lexical
 from tokix.storage.rows import OPEN, StoreError, check
 
@@ -59,7 +59,7 @@ class MemoryStore:
         return [key for key in sorted(self.tables["page"]) if key not in vectors or vectors[key][place] != encoder]
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
         with closing(sqlite3.connect(":memory:")) as raw:
@@ -69,7 +69,7 @@ class MemoryStore:
                 raw.execute(sql)
             rows = [row for _, row in sorted(self.tables["page"].items())]
             raw.executemany(f"INSERT INTO page VALUES ({', '.join('?' * len(columns))})", rows)
-            return lexical.match(raw, text, spaces, k, roles)
+            return lexical.match(raw, text, spaces, k, only)
 
     def commit(self, rows: Rows) -> None:
         """Keep the rows, all or none; raises StoreError for rows that SQLite would refuse."""

@@ -40,8 +40,24 @@ def _words(connection: Connection) -> None:
         connection.exec_driver_sql(sql)
 
 
+def _times(connection: Connection) -> None:
+    """Add when something was said; of what is there, nobody knows. The rowids of pages stay: the index has them."""
+    columns = "pid INTEGER NOT NULL, space TEXT NOT NULL, id INTEGER NOT NULL, message INTEGER, role TEXT"
+    for sql in (
+        "ALTER TABLE journal ADD COLUMN at FLOAT DEFAULT 0",
+        f"CREATE TABLE timed ({columns}, tokens INTEGER, at FLOAT, text TEXT, PRIMARY KEY (pid, space, id))",
+        "INSERT INTO timed (rowid, pid, space, id, message, role, tokens, at, text) "
+        "SELECT rowid, pid, space, id, message, role, tokens, 0, text FROM page",
+        *(f"DROP TRIGGER {name}" for name in ("page_put", "page_drop", "page_change")),
+        "DROP TABLE page",
+        "ALTER TABLE timed RENAME TO page",
+        *lexical.CREATE[1:],
+    ):
+        connection.exec_driver_sql(sql)
+
+
 #: The n-th makes version n + 2 of version n + 1. Append only; each is SQL text, for the schema it knew will change.
-STEPS: tuple[Step, ...] = (_archive, _words)
+STEPS: tuple[Step, ...] = (_archive, _words, _times)
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tokix.kernel.ports import ARCHIVE, TABLES, Key, Rows, Scalar
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar
 from tokix.storage import lexical
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
@@ -122,11 +122,11 @@ class SqliteStore:
             return self._raw.execute(UNEMBEDDED, (encoder,)).fetchall()
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, roles: Sequence[str] = ()
+        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
         with _explained(self.path, "search"):
-            return lexical.match(self._raw, text, spaces, k, roles)
+            return lexical.match(self._raw, text, spaces, k, only)
 
     def commit(self, rows: Rows) -> None:
         """Make the rows durable, all or none; raises StoreError, and then the file is as it was.

@@ -30,6 +30,8 @@ class Recalled(Value):
     text: str
     score: float
     tokens: int
+    #: When it was said, in seconds since 1970.
+    at: float = 0.0
 
 
 class Completion(Value):

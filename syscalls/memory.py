@@ -38,6 +38,8 @@ class PageInfo(Value):
     #: The archived page that it is a copy of, if `Recall` has brought it back.
     recalled: int | None = None
     importance: int = 0
+    #: When it was said, in seconds since 1970.
+    at: float = 0.0
 
 
 class Saved(Value):
@@ -126,13 +128,17 @@ class Recall(Syscall[list[Recalled]]):
     how: How = "fused"
     #: Only pages of these roles; none are all.
     roles: list[Role] = []
+    #: Only pages that were said from one time on, or before another, in seconds since 1970.
+    since: float | None = None
+    until: float | None = None
 
 
 class Forget(Syscall[None]):
     """Delete a page or message of the caller, with all copies, from the window and from the archive.
 
-    The journal still has its text until the process ends or calls `Exec`. Raises ENOENT, and EINVAL inside a branch,
-    which has only a copy of the context.
+    The journal keeps a digest of the `Append` or the prompt that brought it. What a program was told stays there until
+    `Exec`, for a replay has to tell it again: answers, messages, what `Recall` has found. Raises ENOENT, and EINVAL
+    inside a branch, which has only a copy of the context.
     """
 
     call: Literal["forget"] = "forget"

@@ -21,7 +21,10 @@ class SchedInfo(Value):
 
 
 class LogEntry(Value):
-    """A line of a journal: a call, by its path, and its outcome, which is JSON: a reply, or an error if not `ok`."""
+    """A line of a journal: a call, by its path, and its outcome, which is JSON: a reply, or an error if not `ok`.
+
+    Of a call whose message was forgotten, the text is a digest.
+    """
 
     epoch: int
     seq: int
@@ -29,6 +32,8 @@ class LogEntry(Value):
     call: str
     ok: bool
     value: str
+    #: When it was decided, in seconds since 1970; 0 in journals of before.
+    at: float = 0.0
 
 
 class Sched(Syscall[SchedInfo]):

@@ -6,8 +6,10 @@ import signal
 # A command that names no model gets the toy: what has weights is tested where it is named.
 os.environ["TOKIX_MODEL"] = "toy"
 
-# Whoever starts the tests in the background may have them ignore this, and all that they start with them.
+# Whoever starts the tests in the background may have them ignore these, and all that they start with them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What several files share. As plugins they bring their fixtures, and their asserts show the two sides.
 # One that imports another comes after it: what is imported already would keep its plain asserts.

@@ -94,10 +94,10 @@ def test_search_is_exact_over_any_number_of_chunks(monkeypatch, fresh):
     r, store = random.Random(fresh), MemoryStore()
     texts = [" ".join(r.choices("abcdefgh", k=5)) for _ in range(40)]
     keys = [(1, "" if n % 3 else "0:1.", n) for n in range(40)]
-    store.commit({"page": {key: (*key, key[2], "user", 3, text) for key, text in zip(keys, texts, strict=True)}})
+    store.commit({"page": {key: (*key, key[2], "user", 3, 0.5, text) for key, text in zip(keys, texts, strict=True)}})
     vectors = ToyEncoder().embed(texts)
     known = {key: (*key, "toy-128", pack(v)) for key, v in [*zip(keys, vectors, strict=True)][fresh:]}
-    store.commit({"vector": known, "page": {(2, "", 0): (2, "", 0, 0, "user", 3, "a b c")}})
+    store.commit({"vector": known, "page": {(2, "", 0): (2, "", 0, 0, "user", 3, 0.5, "a b c")}})
     shelf = Archive(store, ToyEncoder())
     while batch := shelf.batch():
         shelf.embedded(batch[0], encode(ToyEncoder(), batch[1]))

@@ -8,7 +8,7 @@ from facts import FACTS, learn
 from harness import always, run
 from stores import Reopen, put, row
 from tokix.archive import fused
-from tokix.kernel.ports import Key
+from tokix.kernel.ports import Key, Only
 from tokix.storage.lexical import CANDIDATES, wanted
 from tokix.syscalls import Append, Evict, Forget, Recall, Think
 
@@ -32,8 +32,8 @@ def filled(reopen: Reopen):
     return store
 
 
-def found(store, query, k=9, spaces=((1, ""),), roles=()):
-    return [r[2] for _, r in store.match(query, spaces, k, roles)]
+def found(store, query, k=9, spaces=((1, ""),), **only):
+    return [r[2] for _, r in store.match(query, spaces, k, Only(**only))]
 
 
 def test_pages_with_any_of_the_words_are_found_the_best_first(reopen: Reopen) -> None:
@@ -61,8 +61,8 @@ def test_only_the_spaces_and_roles_that_are_asked_for(reopen: Reopen) -> None:
     assert found(store, "cat", spaces=[(2, "")]) == [0]
     assert found(store, "cat", spaces=[(3, "")]) == found(store, "cat", spaces=[]) == []
     assert len(found(store, "cat", spaces=[(1, ""), (2, "")])) == 2
-    assert {*found(store, "mat", roles=["tool"])} == {1, 3}
-    assert found(store, "mat", roles=["assistant"]) == []
+    assert {*found(store, "mat", roles=("tool",))} == {1, 3}
+    assert found(store, "mat", roles=("assistant",)) == []
 
 
 def test_what_others_remember_changes_nothing(reopen: Reopen) -> None:

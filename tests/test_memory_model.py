@@ -253,5 +253,5 @@ def look(sim, window):
     for id, row in rows.items():
         page = ctx.archived[id]
         assert row[3:6] == (page.message, page.role, page.tokens)
-        assert row[6].startswith(page.text.removesuffix("…"))
+        assert row[7].startswith(page.text.removesuffix("…"))
     assert {row[2] for row in sim.store.read("vector", (process.pid,))} <= {*rows}

@@ -12,12 +12,13 @@ from tokix.storage.migrations import STEPS, migrate
 from tokix.storage.sqlite import _connected
 
 NEWEST = 1 + len(STEPS)
+UNTIMED = ("ALTER TABLE journal DROP COLUMN at",)
 
 
 def test_an_old_file_gets_the_tables_of_today(path: Path) -> None:
     with opened(path) as store:
         store.commit(put("kernel", row("kernel", name="n", value="1")))
-    change(path, "DROP TABLE page", "DROP TABLE page_text", "DROP TABLE vector", "PRAGMA user_version = 1")
+    change(path, "DROP TABLE page", "DROP TABLE page_text", "DROP TABLE vector", *UNTIMED, "PRAGMA user_version = 1")
     with opened(path) as store:
         assert versions(path)[0] == NEWEST
         assert store.load()["kernel"] == [("n", "1")]
@@ -30,7 +31,8 @@ def test_pages_of_an_older_file_are_found_by_their_words(path: Path) -> None:
     with opened(path) as store:
         store.commit(put("page", row("page", pid=1, space="", id=0, text="a cat on a mat")))
     triggers = [f"DROP TRIGGER page_{name}" for name in ("put", "drop", "change")]
-    change(path, *triggers, "DROP TABLE page_text", "PRAGMA user_version = 2")
+    untimed = (*UNTIMED, "ALTER TABLE page DROP COLUMN at")
+    change(path, *triggers, "DROP TABLE page_text", *untimed, "PRAGMA user_version = 2")
     with opened(path) as store:
         [(score, found)] = store.match("Cats?", [(1, "")], 5)
         assert (score > 0, found[-1]) == (True, "a cat on a mat")

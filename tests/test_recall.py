@@ -30,7 +30,12 @@ def test_recall_finds_what_has_left_and_only_that():
         ids = await learn()
         await Append(text="I have a cat, too.")
         found = await Recall(query="Has Ada got a cat?", k=2)
-        return [empty, ids, [f.model_dump() for f in found], [f.id for f in await Recall(query="Turin", k=9)]]
+        return [
+            empty,
+            ids,
+            [f.model_dump(exclude={"at"}) for f in found],
+            [f.id for f in await Recall(query="Turin", k=9)],
+        ]
 
     empty, ids, found, ranked = always(main)
     assert empty == []

@@ -196,8 +196,8 @@ def test_a_file_that_is_too_long_is_noticed(file, whole):
 
 
 def test_other_versions_and_other_models_are_refused(file, whole):
-    said, *_ = attempt(file, whole.replace(b"tokix context 2", b"tokix context 3", 1))
-    assert said == f"EINVAL: {file} is a context file of version 3, and this tokix reads version 2"
+    said, *_ = attempt(file, whole.replace(b"tokix context 3", b"tokix context 4", 1))
+    assert said == f"EINVAL: {file} is a context file of version 4, and this tokix reads version 3"
 
     class Other(ToyMachine):
         name = "other"
@@ -212,7 +212,7 @@ def forged(whole, **changes):
 
     _, line, rest = whole.split(b"\n", 2)
     line = json.dumps(json.loads(line) | changes).encode() + b"\n"
-    return f"tokix context 2 {sha256(line).hexdigest()}\n".encode() + line + rest
+    return f"tokix context 3 {sha256(line).hexdigest()}\n".encode() + line + rest
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ def rows(n):
     process = tuple({int: 1, str: "", float: 0.0}[kind] for kind in TABLES["process"].columns.values())
     reaped = list(TABLES["process"].columns).index("reaped")
     process = process[:reaped] + (0,) + process[reaped + 1:]
+    entries = {(1, 0, 4 * n + i): str(n) * (1 + 3000 * i) for i in range(4)}
     return {
         "process": {(1,): process},
-        "journal": {(1, 0, 4 * n + i): (1, 0, 4 * n + i, "p", "c" * 500, 1, str(n) * (1 + 3000 * i)) for i in range(4)},
+        "journal": {key: (*key, "p", "c" * 500, 1, value, 0.5) for key, value in entries.items()},
         "message": {(n,): (n, 1, "id", 1, "", ""), (n - 1,): None},
         "kernel": {("n",): ("n", str(n))},
     }

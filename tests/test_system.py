@@ -149,7 +149,7 @@ def test_exec_begins_a_new_journal() -> None:
 def test_a_store_gives_one_journal(kind: str, tmp_path) -> None:
     store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "tokix.db")
     long = "x" * 10_000
-    rows = [(pid, epoch, seq, "1", "now", 1, long) for pid in (3, 4) for epoch in (0, 2) for seq in range(3)]
+    rows = [(pid, epoch, seq, "1", "now", 1, long, 0.5) for pid in (3, 4) for epoch in (0, 2) for seq in range(3)]
     store.commit({"journal": {row[: TABLES["journal"].keys]: row for row in rows}})
     assert store.journal(3) == rows[:6]
     assert store.journal(3, 2) == rows[4:6]

@@ -98,7 +98,8 @@ class Life:
         self.lineages = {row["pid"]: re.sub("foreign[0-9]+", "foreign", row["lineage"]) for row in dead}
         #: How every process ended, by lineage. Pids depend on the schedule.
         self.exits = {self.lineages[row["pid"]]: without_pid(row["status"]) for row in dead}
-        self.person = [without_pid(repr(outcome)) for outcome in world.person.outcomes[2:]]
+        outcomes = [re.sub(r"\bat=[0-9.]+", "at=…", repr(outcome)) for outcome in world.person.outcomes[2:]]
+        self.person = [without_pid(outcome) for outcome in outcomes]
         self.said = {lineage: world.output(pid) for pid, lineage in self.lineages.items()}
 
     def result(self):

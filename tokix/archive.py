@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import checkpoint
 
 from tokix.kernel.events import Answer, Embedded, Encode, Search
-from tokix.kernel.ports import ARCHIVE, TABLES
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
 if TYPE_CHECKING:
     from tokix.host import MachineThread
     from tokix.kernel.events import Interrupt
-    from tokix.kernel.ports import Encoder, Key, Rows, Store
+    from tokix.kernel.ports import Encoder, Key, Only, Rows, Store
 
 #: Vectors that are compared at once, and texts that are embedded at once.
 CHUNK, BATCH = 2048, 8
@@ -130,13 +130,13 @@ class Archive:
                 yield []
             lists.append([(score, key) for score, _, key in best])
         if effect.how != "dense":
-            matches = self.store.match(effect.query, effect.spaces, depth, effect.roles)
+            matches = self.store.match(effect.query, effect.spaces, depth, effect.only)
             lists.append([(score, row[:3]) for score, row in matches])
         ranked = fused(lists) if effect.how == "fused" else lists[0]
         pages = [(score, row) for score, key in ranked[: effect.k] for row in self.store.read("page", key)]
         yield [
-            {"id": id, "role": role, "text": text, "score": round(score, 6), "tokens": tokens}
-            for score, (_, _, id, _, role, tokens, text) in pages
+            {"id": id, "role": role, "text": text, "score": round(score, 6), "tokens": tokens, "at": at}
+            for score, (_, _, id, _, role, tokens, at, text) in pages
         ]
 
     def nearest(self, effect: Search, query: list[float], depth: int) -> Iterator[list[tuple[float, int, Key]]]:
@@ -149,14 +149,14 @@ class Archive:
             least = best[-1][0] if len(best) == depth else -2.0
             scored = ((round(score, 6), key) for score, key in zip(products(data, query), keys, strict=True))
             found = [(score, int(key[2] or 0), key) for score, key in scored if score >= least]
-            if effect.roles:
-                found = [hit for hit in found if self.role(hit[2]) in effect.roles]
+            if effect.only != ALL:
+                found = [hit for hit in found if self.allowed(hit[2], effect.only)]
             best = nlargest(depth, [*best, *found])
             yield best
 
-    def role(self, key: Key) -> str:
-        """Give the role of a page; "" if it is gone."""
-        return next((row[4] for row in self.store.read("page", key)), "")
+    def allowed(self, key: Key, only: Only) -> bool:
+        """Say whether a page is still there, and may be found."""
+        return any(only.allows(role, at) for *_, role, _, at, _ in self.store.read("page", key))
 
     def vectors(self, spaces: tuple[Space, ...]) -> Iterator[tuple[list[Key], list[bytes]]]:
         """Give the keys and vectors of spaces, in chunks."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tokix.kernel.events import Interrupt
     from tokix.kernel.ports import Machine
 
-VERSION = 2
+VERSION = 3
 #: Bytes of frames that are read or written at once.
 CHUNK = 8 << 20
 _MAGIC = re.compile(rb"tokix context (\d{1,9})(?: ([0-9a-f]{64}))?\n")
@@ -65,7 +65,7 @@ class Header(Value):
     image: str
     computed: Natural
     frame_size: Natural
-    pages: list[tuple[int, int, Role, Natural, str]]
+    pages: list[tuple[int, int, Role, Natural, float, str]]
     vectors: list[tuple[int, str, str]]
 
     @property

@@ -258,7 +258,8 @@ def settle(k: Kernel, b: Branch, ctx: Context, c: Think, plan: Plan, reply: Comp
     ctx.tokens += [*reply.tokens, *closing]
     pager.turn(k, b, ctx, plan)
     answer = len(opening) + len(reply.tokens) + len(closing)
-    ctx.pages.append(Page("assistant", answer, False, reply.text, ctx.next_page, ctx.next_page))
+    at, born = b.proc.moment(k.now)
+    ctx.pages.append(Page("assistant", answer, False, reply.text, ctx.next_page, ctx.next_page, at=at, born=born))
     ctx.next_page += 1
 
 

@@ -14,6 +14,7 @@ from tokix.kernel.context import STUB, Advice, Page
 from tokix.kernel.events import Encode, Search
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
 from tokix.kernel.pager import Plan
+from tokix.kernel.ports import Only
 from tokix.syscalls import (
     EAGAIN,
     EDQUOT,
@@ -121,6 +122,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
             message=page.message,
             recalled=page.source,
             importance=page.importance,
+            at=page.at,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
     ]
@@ -180,13 +182,28 @@ def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     if b is not b.proc.root and not b.proc.foreign:
         raise EINVAL("forget works in the root branch of a program only: a branch has a copy of the context")
     ctx = own_context(k, b)
-    if not _named((*ctx.pages, *ctx.archived.values()), c.page):
+    named = _named((*ctx.pages, *ctx.archived.values()), c.page)
+    if not named:
         raise ENOENT(f"page {c.page}")
     pid, space = pager.space(b)
+    bury(k, b.proc, named)
     for page in redo_forget(k, b, c, None):
         k.erase("page", (pid, space, page.id))
         k.erase("vector", (pid, space, page.id))
     return NULL
+
+
+def bury(k: Kernel, process: Process, pages: list[Page]) -> None:
+    """Leave digests in the journal, where it has the texts of pages as arguments.
+
+    Not of a foreign process: its context is made again from them. They go when it has ended.
+    """
+    for born in {page.born for page in pages if page.source is None and page.born >= 0}:
+        entry = process.log[born]
+        said = entry.call.startswith("append") or any(p.born == born and p.role == "user" for p in pages)
+        if said and not process.foreign:
+            process.log[born] = entry.bury()
+            k.journal(process, process.log[born])
 
 
 def redo_forget(k: Kernel, b: Branch, c: Forget, value: None) -> list[Page]:
@@ -212,8 +229,9 @@ def recall(k: Kernel, b: Branch, c: Recall) -> object:
     where = b if c.pid is None else root(k, c.pid)
     if not k.context(where).archived:
         return []
+    only = Only(tuple(c.roles), c.since, c.until)
     k.invoked[b.key] = b
-    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k, c.how, tuple(c.roles)))
+    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k, c.how, only))
     return BLOCKED
 
 

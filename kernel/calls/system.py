@@ -49,8 +49,8 @@ def journal(k: Kernel, b: Branch, c: Journal) -> object:
 def logged(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Describe rows of the journal, as the answer to a `Fetch`."""
     return [
-        {"epoch": epoch, "seq": seq, "path": path, "call": call, "ok": bool(ok), "value": value}
-        for _, epoch, seq, path, call, ok, value in rows
+        {"epoch": epoch, "seq": seq, "path": path, "call": call, "ok": bool(ok), "value": value, "at": at}
+        for _, epoch, seq, path, call, ok, value, at in rows
     ]
 
 
