@@ -35,6 +35,8 @@ class Page(NamedTuple):
     source: int | None = None
     #: The least important pages leave first, if the caller wants it so.
     importance: int = 0
+    #: The region that `source` is a page of; "" is the context's own archive.
+    region: str = ""
     #: When it was said, in seconds since 1970; the entry of the log that brought it, if it is in the log.
     at: float = 0.0
     born: int = -1
@@ -65,6 +67,8 @@ class Context:
     archived: dict[int, Page] = field(default_factory=dict)
     next_page: int = 0
     advice: Advice = ADVICE
+    #: The regions that it has mapped, and whether it may append to them.
+    maps: dict[str, bool] = field(default_factory=dict)
     #: It has rows of its own in the store.
     filed: bool = False
     table: list[int] = field(default_factory=list)
@@ -91,28 +95,34 @@ class Context:
 
     def twin(self) -> Context:
         """Give a copy without frames, which has nothing in the store."""
-        return Context(self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page, self.advice)
+        return Context(
+            self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page, self.advice, self.maps
+        )
 
     def same_as(self, other: Context) -> bool:
         """Say whether the conversations are equal, in the window and out of it."""
-        mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page, c.advice) for c in (self, other))
+        mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page, c.advice, c.maps) for c in (self, other))
         return mine == theirs
 
     def image(self) -> str:
         """Give the JSON from which `from_image` makes an equal context."""
-        if not (self.tokens or self.next_page) and self.advice == ADVICE:
+        if not (self.tokens or self.next_page or self.maps) and self.advice == ADVICE:
             return ""
-        return to_json([self.tokens, self.pages, list(self.archived.values()), self.next_page, self.advice])
+        archived = list(self.archived.values())
+        return to_json([self.tokens, self.pages, archived, self.next_page, self.advice, self.maps])
 
     @classmethod
     def from_image(cls, image: str) -> Context:
         """Make the context that `image` described, in front of a new log; no frames."""
         if not image:
             return cls()
-        tokens, pages, archived, next_page, *advice = from_json(image)
+        tokens, pages, archived, next_page, *rest = from_json(image)
         records = {page.id: page for page in (Page(*record) for record in archived)}
-        said = Advice(*advice[0]) if advice else ADVICE
-        ctx = cls(tokens, [Page(*page) for page in pages], records, next_page, said, bool(records))
+        ctx = cls(tokens, [Page(*page) for page in pages], records, next_page, filed=bool(records))
+        if rest:  # older images have none
+            ctx.advice = Advice(*rest[0])
+        if rest[1:]:
+            ctx.maps = rest[1]
         ctx.begin_log()
         return ctx
 

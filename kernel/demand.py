@@ -27,22 +27,22 @@ MANY = 8
 
 def due(k: Kernel, b: Branch, c: Think, ctx: Context) -> bool:
     """Say whether pages have to be looked for; not for a burst that had begun before a restart."""
-    return c.messages is None and ctx.advice.demand > 0 and bool(ctx.archived) and not b.noted
+    return c.messages is None and ctx.advice.demand > 0 and bool(ctx.archived or ctx.maps) and not b.noted
 
 
 def ask(k: Kernel, b: Branch, c: Think, ctx: Context) -> object:
     """Look for pages by the prompt, or by the last page of the user."""
     last = next((page.text for page in reversed(ctx.pages) if page.role == "user" and page.source is None), "")
     k.invoked[b.key] = b
-    k.effects.append(Search(b.key, pager.spaces(b), last if c.prompt is None else c.prompt, MANY))
+    k.effects.append(Search(b.key, pager.searched(k, b), last if c.prompt is None else c.prompt, MANY))
     return BLOCKED
 
 
-def chosen(process: Process, ctx: Context, found: list[Recalled]) -> list[Recalled]:
+def chosen(k: Kernel, process: Process, ctx: Context, found: list[Recalled]) -> list[Recalled]:
     """Give the best of what was found that is still there, as many as there is room for."""
     left, best = int(ctx.advice.demand * process.window), []
     for page in found:
-        if page.id in ctx.archived and page.tokens <= left:
+        if pager.there(k, ctx, page) and page.tokens <= left:
             left -= page.tokens
             best.append(page)
     return best
@@ -52,14 +52,14 @@ def stale(process: Process, ctx: Context, recalled: list[Recalled], fresh: list[
     """Give the copies that make room for better ones: the oldest first."""
     if not fresh:
         return set()
-    wanted = {page.id for page in recalled}
+    wanted = {(page.region, page.id) for page in recalled}
     copies = [page for page in ctx.pages if page.source is not None]
     more = sum(page.tokens for page in (*copies, *(page for page, _ in fresh))) - int(
         ctx.advice.demand * process.window
     )
     gone = set()
     for page in copies:
-        if more > 0 and page.source not in wanted and not page.pinned:
+        if more > 0 and (page.region, page.source) not in wanted and not page.pinned:
             gone.add(page.id)
             more -= page.tokens
     return gone

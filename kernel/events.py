@@ -130,6 +130,13 @@ class Search(NamedTuple):
     only: Only = ALL
 
 
+class List(NamedTuple):
+    """Read the pages of a space; answered by `Answer` with a list of their rows, without pid and space."""
+
+    key: str
+    space: tuple[int, str]
+
+
 class Encode(NamedTuple):
     """Make vectors of texts; answered by `Answer` with a list of them."""
 
@@ -197,7 +204,7 @@ class Report(NamedTuple):
     text: str
 
 
-Effect = Invoke | Revoke | Show | Prompt | Fetch | Search | Encode | Pack | Unpack | Reply | Hangup | Report
+Effect = Invoke | Revoke | Show | Prompt | Fetch | List | Search | Encode | Pack | Unpack | Reply | Hangup | Report
 
 # ---- interrupts
 

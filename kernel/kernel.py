@@ -22,7 +22,7 @@ from contextlib import suppress
 from itertools import count, islice
 from typing import Any
 
-from tokix.kernel import foreign, life, pager, recovery, streams
+from tokix.kernel import foreign, life, pager, recovery, regions, streams
 from tokix.kernel.calls import compute
 from tokix.kernel.calls.rights import needs, permit
 from tokix.kernel.context import Context
@@ -112,6 +112,9 @@ class Kernel:
         #: How long bursts are, by program: a policy may want to guess.
         self.usage: dict[str, Usage] = {}
         self.streams: dict[str, streams.Stream] = {}
+        #: Regions by name; where the ids of one of the same name have to begin.
+        self.regions: dict[str, regions.Region] = {}
+        self.unlinked: dict[str, int] = {}
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
         self.timers: list[tuple[float, int, Branch | Process, str]] = []
         #: Branches that sleep until a tick.

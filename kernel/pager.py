@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokix.kernel import regions
 from tokix.kernel.context import STUB, Context, Page
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import ARCHIVE, TABLES
@@ -141,11 +142,12 @@ def message(
 
 def copies(k: Kernel, ctx: Context, found: list[Recalled]) -> list[Fresh]:
     """Make copies of archived pages, in the order of the conversation; not of those that are there already."""
-    here = {page.source for page in ctx.pages}
-    wanted = sorted((page for page in found if page.id not in here), key=lambda page: page.id)
+    here = {(page.region, page.source) for page in ctx.pages}
+    wanted = [page for page in found if (page.region, page.id) not in here]
+    wanted.sort(key=lambda page: (not page.region, page.region, page.id))  # what is shared goes first
     rendered = [(page, k.machine.render(page.role, page.text)) for page in wanted]
     return [
-        Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id, at=page.at), tokens)
+        Fresh(Page(page.role, len(tokens), False, page.text, id, id, page.id, 0, page.region, page.at), tokens)
         for id, (page, tokens) in enumerate(rendered, ctx.next_page)
     ]
 
@@ -325,6 +327,18 @@ def spaces(b: Branch) -> tuple[Space, ...]:
     return tuple(dict.fromkeys(seen))
 
 
+def searched(k: Kernel, b: Branch) -> tuple[Space, ...]:
+    """Give the spaces that a search of a branch looks into: those that it sees, and regions."""
+    return (*spaces(b), *regions.spaces(k, k.context(b)))
+
+
+def there(k: Kernel, ctx: Context, page: Recalled) -> bool:
+    """Say whether a page that a search has found is still there, and may still be seen."""
+    if page.region:
+        return page.region in ctx.maps and page.region in k.regions and k.regions[page.region].has(page.id)
+    return page.id in ctx.archived
+
+
 def drop(k: Kernel, *prefix: int | str) -> None:
     """Delete all rows of a space, or of all spaces of a process."""
     for table in ARCHIVE:
@@ -365,6 +379,10 @@ def end(k: Kernel, process: Process) -> None:
 def embedded(k: Kernel, key: tuple[int, str, int], encoder: str, data: bytes) -> None:
     """Keep the vector of a page, if the page is still there."""
     pid, name, id = key
+    if not pid:
+        if name in k.regions and k.regions[name].has(id):
+            k.put("vector", key, (*key, encoder, data))
+        return
     process = k.procs.get(pid)
     if not process or process.status or not process.root:
         return

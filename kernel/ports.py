@@ -67,6 +67,8 @@ TABLES: dict[str, Table] = {
     "stream": Table(1, {"name": str, "note": str}),
     "chunk": Table(2, {"stream": str, "offset": int, "pid": int, "fd": int, "text": str}),
     "kernel": Table(1, {"name": str, "value": str}),
+    # Memory that several processes share: its pages are those of the space (0, name).
+    "region": Table(1, {"name": str, "creator": int, "next": int}),
     # What has left the windows: see `pager` for the space of a page. A vector is float32, little-endian.
     "page": Table(
         3,

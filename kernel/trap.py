@@ -11,11 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokix.kernel.calls import compute, concurrency, device, files, memory, messages, process, rights, system, time
+from tokix.kernel.calls import (
+    compute,
+    concurrency,
+    device,
+    files,
+    memory,
+    messages,
+    process,
+    regions,
+    rights,
+    system,
+    time,
+)
 from tokix.kernel.errors import KernelBug
-from tokix.syscalls import CALLS, Recall, Restore, Stat, Think
+from tokix.syscalls import CALLS, Pages, Recall, Restore, Stat, Think
 
-_FAMILIES = (process, compute, memory, files, device, messages, concurrency, rights, time, system)
+_FAMILIES = (process, compute, memory, regions, files, device, messages, concurrency, rights, time, system)
 
 HANDLERS: dict[type, Callable[..., Any]] = {call: f for family in _FAMILIES for call, f in family.HANDLERS.items()}
 WITHDRAW: dict[type, Callable[..., None]] = {
@@ -26,11 +38,12 @@ WITHDRAW: dict[type, Callable[..., None]] = {
 ANSWERED: dict[type, Callable[..., Any]] = {
     Stat: process.with_the_dead,
     Recall: memory.recalled,
+    Pages: memory.pages_of_region,
     Think: compute.found,
     Restore: files.restored,
 }
 REDO: dict[type, Callable[..., None]] = {
-    call: f for family in (compute, memory, files) for call, f in family.REDO.items()
+    call: f for family in (compute, memory, regions, files) for call, f in family.REDO.items()
 }
 
 if set(HANDLERS) != set(CALLS):

@@ -40,8 +40,8 @@ def _words(connection: Connection) -> None:
         connection.exec_driver_sql(sql)
 
 
-def _times(connection: Connection) -> None:
-    """Add when something was said; of what is there, nobody knows. The rowids of pages stay: the index has them."""
+def _shared(connection: Connection) -> None:
+    """Add when something was said, and regions. Of what is there, nobody knows when; the index has its rowids."""
     columns = "pid INTEGER NOT NULL, space TEXT NOT NULL, id INTEGER NOT NULL, message INTEGER, role TEXT"
     for sql in (
         "ALTER TABLE journal ADD COLUMN at FLOAT DEFAULT 0",
@@ -52,12 +52,13 @@ def _times(connection: Connection) -> None:
         "DROP TABLE page",
         "ALTER TABLE timed RENAME TO page",
         *lexical.CREATE[1:],
+        "CREATE TABLE region (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, next INTEGER) WITHOUT ROWID",
     ):
         connection.exec_driver_sql(sql)
 
 
 #: The n-th makes version n + 2 of version n + 1. Append only; each is SQL text, for the schema it knew will change.
-STEPS: tuple[Step, ...] = (_archive, _words, _times)
+STEPS: tuple[Step, ...] = (_archive, _words, _shared)
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -56,6 +56,7 @@ from tokix.syscalls.process import (
     Wait,
 )
 from tokix.syscalls.program import program
+from tokix.syscalls.regions import Map, RegionInfo, Regions, Unlink, Unmap
 from tokix.syscalls.rights import Drop, Grant
 from tokix.syscalls.system import Journal, LogEntry, Sched, SchedInfo
 from tokix.syscalls.time import Now, Random
@@ -102,6 +103,7 @@ __all__ = [
     "Kill",
     "Limits",
     "LogEntry",
+    "Map",
     "Message",
     "Now",
     "OpInfo",
@@ -114,6 +116,8 @@ __all__ = [
     "Recall",
     "Recalled",
     "Recv",
+    "RegionInfo",
+    "Regions",
     "Renice",
     "Restore",
     "Restored",
@@ -132,6 +136,8 @@ __all__ = [
     "Syscall",
     "SyscallError",
     "Think",
+    "Unlink",
+    "Unmap",
     "Value",
     "Wait",
     "Write",

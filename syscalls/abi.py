@@ -17,6 +17,7 @@ from tokix.syscalls.errors import EINVAL
 from tokix.syscalls.memory import Advise, Append, Embed, Evict, Forget, Pages, Pin, Recall, Restore, Save
 from tokix.syscalls.messages import Recv, Send
 from tokix.syscalls.process import Exec, Exit, Fork, GetPid, Kill, Renice, SetLimit, Sleep, Spawn, Stat, Wait
+from tokix.syscalls.regions import Map, Regions, Unlink, Unmap
 from tokix.syscalls.rights import Drop, Grant
 from tokix.syscalls.system import Journal, Sched
 from tokix.syscalls.time import Now, Random
@@ -25,6 +26,7 @@ CALLS: tuple[type[Syscall[Any]], ...] = (
     *(Spawn, Exit, Wait, Kill, GetPid, Stat, Sleep, Renice, SetLimit, Fork, Exec),
     *(Think, Count),
     *(Append, Advise, Pages, Pin, Evict, Recall, Forget, Embed, Save, Restore),
+    *(Map, Unmap, Unlink, Regions),
     *(Devices, Call, Read, Write),
     *(Send, Recv),
     *(Gather, Select),
@@ -37,6 +39,7 @@ AnySyscall = Annotated[
     Spawn | Exit | Wait | Kill | GetPid | Stat | Sleep | Renice | SetLimit | Fork | Exec
     | Think | Count
     | Append | Advise | Pages | Pin | Evict | Recall | Forget | Embed | Save | Restore
+    | Map | Unmap | Unlink | Regions
     | Devices | Call | Read | Write
     | Send | Recv
     | Gather | Select

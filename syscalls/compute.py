@@ -30,8 +30,9 @@ class Recalled(Value):
     text: str
     score: float
     tokens: int
-    #: When it was said, in seconds since 1970.
+    #: When it was said, in seconds since 1970; the region that it is in, or "" for the archive of a process.
     at: float = 0.0
+    region: str = ""
 
 
 class Completion(Value):

@@ -38,6 +38,8 @@ class PageInfo(Value):
     #: The archived page that it is a copy of, if `Recall` has brought it back.
     recalled: int | None = None
     importance: int = 0
+    #: The region that it is in, or that it is a copy from.
+    region: str = ""
     #: When it was said, in seconds since 1970.
     at: float = 0.0
 
@@ -60,7 +62,11 @@ class Restored(Value):
 
 
 class Append(Syscall[int]):
-    """Add a message to the caller's context; gives the id of its page, or of the first. Raises EDQUOT, ENOMEM."""
+    """Add a message to the caller's context; gives the id of its page, or of the first. Raises EDQUOT, ENOMEM.
+
+    With `region`, add it to a region that is mapped to append instead, where all find it who have mapped that, too; a
+    message that is longer than a page in the archive becomes several. Raises EBADF, EINVAL.
+    """
 
     call: Literal["append"] = "append"
     role: Role = "user"
@@ -68,6 +74,7 @@ class Append(Syscall[int]):
     pinned: bool = False
     #: Pages that are less important leave first, with `Advise(victims="importance")`.
     importance: int = Field(default=0, ge=-100, le=100)
+    region: str = ""
 
 
 class Advise(Syscall[None]):
@@ -86,11 +93,15 @@ class Advise(Syscall[None]):
 
 
 class Pages(Syscall[list[PageInfo]]):
-    """List the pages of the caller or of another process, by id: in the window and out of it. Raises ESRCH, EPERM."""
+    """List the pages of the caller or of another process, by id: in the window and out of it. Raises ESRCH, EPERM.
+
+    With `region`, those of a region that the caller has mapped. Raises EBADF, EINVAL.
+    """
 
     call: Literal["pages"] = "pages"
     observes = True
     pid: int | None = None
+    region: str = ""
 
 
 class Pin(Syscall[None]):
@@ -109,13 +120,15 @@ class Evict(Syscall[None]):
 
 
 class Recall(Syscall[list[Recalled]]):
-    """Search the archive of the caller or of another process for the k pages nearest to a query, best first.
+    """Search the memory of the caller or of another process for the k pages nearest to a query, best first.
+
+    That is what has left the window, and of the caller's own the regions that are mapped; or one of these alone.
 
     Near in meaning (`dense`), in words (`lexical`), or in both: `fused`, where a page's places in the two lists decide.
     Those that fit give their text, within a budget of tokens. With `load` they also come back into the caller's window,
     behind all other pages, as copies which are not stored again when they leave; the budget is a quarter of the window
-    then, at most. Raises EINVAL, ESRCH, EPERM; with `load` EDQUOT, ENOMEM; EIO if the encoder fails. Without an encoder
-    `dense` raises ENOENT, and `fused` goes by words alone.
+    then, at most. Raises EINVAL, ESRCH, EPERM, EBADF; with `load` EDQUOT, ENOMEM; EIO if the encoder fails. Without an
+    encoder `dense` raises ENOENT, and `fused` goes by words alone.
     """
 
     call: Literal["recall"] = "recall"
@@ -131,6 +144,7 @@ class Recall(Syscall[list[Recalled]]):
     #: Only pages that were said from one time on, or before another, in seconds since 1970.
     since: float | None = None
     until: float | None = None
+    region: str = ""
 
 
 class Forget(Syscall[None]):
@@ -139,10 +153,14 @@ class Forget(Syscall[None]):
     The journal keeps a digest of the `Append` or the prompt that brought it. What a program was told stays there until
     `Exec`, for a replay has to tell it again: answers, messages, what `Recall` has found. Raises ENOENT, and EINVAL
     inside a branch, which has only a copy of the context.
+
+    With `region`, delete one page of a region, for everybody; copies stay where they are, and other pages of its
+    message. Raises ENOENT, EPERM.
     """
 
     call: Literal["forget"] = "forget"
     page: int
+    region: str = ""
 
 
 class Save(Syscall[Saved]):

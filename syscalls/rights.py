@@ -12,6 +12,9 @@ A capability is a verb and, for some, an object, where a `*` at the end stands f
     save:FILE        write a context to a file, such as save:/srv/contexts/*
     restore:FILE     take over a context from a file, and with it what was computed of it: others who begin with the
                      same words go on from that, so the file has to be one that is trusted
+    map:REGION       read a region
+    append:REGION    read a region and add to it; make it, if it is not there
+    unlink:REGION    delete pages of a region, or all of it
     nice             lower a nice value
     limit            raise a limit
     sched            change how the machine is shared
@@ -24,7 +27,8 @@ from typing import Literal
 
 from tokix.syscalls.base import Syscall
 
-_FORM = re.compile(r"\*|think|nice|limit|sched|(spawn|call|send|read|kill|save|restore):([^\s*]+\*?|\*)")
+_WITH_OBJECT = "spawn|call|send|read|kill|save|restore|map|append|unlink"
+_FORM = re.compile(rf"\*|think|nice|limit|sched|({_WITH_OBJECT}):([^\s*]+\*?|\*)")
 
 
 class Grant(Syscall[None]):

@@ -42,6 +42,7 @@ from tokix.syscalls import (
     Journal,
     Kill,
     Limits,
+    Map,
     Now,
     OpInfo,
     Pages,
@@ -50,6 +51,7 @@ from tokix.syscalls import (
     Read,
     Recall,
     Recv,
+    Regions,
     Renice,
     Restore,
     Save,
@@ -62,6 +64,8 @@ from tokix.syscalls import (
     Stat,
     SyscallError,
     Think,
+    Unlink,
+    Unmap,
     Wait,
     Write,
     gather,
@@ -139,6 +143,7 @@ PARTS = (
     "sleepers",
     "rememberer",
     "chronicler",
+    "sharers",
 )
 
 
@@ -578,6 +583,30 @@ async def heir():
     again = await errno(Restore(path=f"{SHELF}/chronicle"))
     said = await Think(prompt="and then?", max_tokens=6)
     return [restored.tokens, [(p.id, p.resident) for p in await Pages()], found, again, said.text]
+
+
+async def sharers():
+    """Two write down what they know, and the one who started them finds it; another has no right to look."""
+    await Map(region="board", append=True)
+    for word in ("alpha", "beta"):
+        await Spawn(program="sharer", args=[word])
+    jailed = await Spawn(program="sharer", args=["gamma"], caps=["map:others"])
+    ends = sorted([str((await Wait()).value) for _ in range(3)])
+    found = sorted([(page.text, page.region) for page in await Recall(query="alpha or beta", k=9)])
+    await Forget(page=0, region="board")
+    left = len(await Pages(region="board"))
+    await Unmap(region="board")
+    names = [region.name for region in await Regions() if region.mapped]
+    await Unlink(region="board")
+    return [ends, found, left, names, jailed > 0]
+
+
+async def sharer(word):
+    refused = await errno(Map(region="board", append=True))
+    if refused:
+        return refused
+    await Append(text=f"{word} is known", region="board")
+    return word
 
 
 async def sleepers():

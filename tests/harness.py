@@ -47,7 +47,7 @@ def clean(sim):
     assert not kernel.scheduler.waiting
     assert not kernel.scheduler.gang
     assert set(kernel.streams) <= {"tty:in", "tty:out"}
-    for table in ("process", "journal", "started", "partial", "message", "signal", "chunk"):
+    for table in ("process", "journal", "started", "partial", "message", "signal", "chunk", "region"):
         assert not rows[table], f"{table} leaks: {rows[table][:3]}"
     for table in ARCHIVE:
         assert not sim.store.read(table, ()), f"{table} leaks"

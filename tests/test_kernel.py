@@ -305,7 +305,7 @@ def test_nothing_happens_outside_before_its_rows_are_there():
     pid = bench.attach()
     outcome = bench.step(Trap(pid, "k", Send(to=1, body="x")))
     [reply] = outcome.effects
-    assert outcome.rows["journal"][pid, 0, 0][3:] == ("k", 'send{"to":1,"body":"x"}', 1, reply.text)
+    assert outcome.rows["journal"][pid, 0, 0][3:] == ("k", 'send{"to":1,"body":"x"}', 1, reply.text, 0.0)
 
 
 def test_an_effect_that_is_cancelled_in_its_own_step_does_not_leave():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import checkpoint
 
-from tokix.kernel.events import Answer, Embedded, Encode, Search
+from tokix.kernel.events import Answer, Embedded, Encode, List, Search
 from tokix.kernel.ports import ALL, ARCHIVE, TABLES
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
@@ -67,6 +67,10 @@ class Archive:
         """Give what spaces have now: rows of the tables `page` and `vector`, without pid and space."""
         pages, vectors = ([row[2:] for s in spaces for row in self.store.read(table, s)] for table in ARCHIVE)
         return pages, vectors
+
+    def listed(self, effect: List) -> list[tuple[Any, ...]]:
+        """Give the pages of a space, without pid and space."""
+        return [row[2:] for row in self.store.read("page", effect.space)]
 
     # ---- embedding
 
@@ -135,8 +139,16 @@ class Archive:
         ranked = fused(lists) if effect.how == "fused" else lists[0]
         pages = [(score, row) for score, key in ranked[: effect.k] for row in self.store.read("page", key)]
         yield [
-            {"id": id, "role": role, "text": text, "score": round(score, 6), "tokens": tokens, "at": at}
-            for score, (_, _, id, _, role, tokens, at, text) in pages
+            {
+                "id": id,
+                "role": role,
+                "text": text,
+                "score": round(score, 6),
+                "tokens": tokens,
+                "at": at,
+                "region": "" if pid else space,
+            }
+            for score, (pid, space, id, _, role, tokens, at, text) in pages
         ]
 
     def nearest(self, effect: Search, query: list[float], depth: int) -> Iterator[list[tuple[float, int, Key]]]:

@@ -46,6 +46,7 @@ from tokix.kernel.events import (
     Hangup,
     Interrupt,
     Invoke,
+    List,
     Outcome,
     Pack,
     Prompt,
@@ -350,6 +351,8 @@ class System:
                 self.post(Answer(key, logged(self.store.journal(pid, last))))
             case Fetch(key):
                 self.post(Answer(key, [buried(row) for row in self.store.dead()]))
+            case List(key):
+                self.post(Answer(key, self.desk.archive.listed(effect)))
             case Search() | Encode():
                 self.spawn(self.desk.answer, effect)
             case Pack() | Unpack():

@@ -30,6 +30,7 @@ from tokix.kernel.events import (
     Input,
     Interrupt,
     Invoke,
+    List,
     Pack,
     Prompt,
     Reply,
@@ -213,6 +214,8 @@ class Simulation:
                 self.later(0.5, Answer(key, logged(self.store.journal(pid, last))))
             case Fetch(key):
                 self.later(0.5, Answer(key, [buried(row) for row in self.store.dead()]))
+            case List(key):
+                self.later(0.5, Answer(key, self.archive.listed(effect)))
             case Search(key):
                 self.later(0.5, self.found(effect))
             case Encode(key, texts):

@@ -85,7 +85,7 @@ def think(k: Kernel, b: Branch, c: Think) -> object:
 def found(k: Kernel, b: Branch, pages: list[dict[str, Any]]) -> object:
     """Go on with the pages that the edge has found."""
     ctx = own_context(k, b)
-    return begin(k, b, ctx, b.call, demand.chosen(b.proc, ctx, [Recalled(**page) for page in pages]))
+    return begin(k, b, ctx, b.call, demand.chosen(k, b.proc, ctx, [Recalled(**page) for page in pages]))
 
 
 def begin(k: Kernel, b: Branch, ctx: Context, c: Think, recalled: list[Recalled]) -> object:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
     from tokix.kernel.process import Branch
 
-#: What `Context.image` writes: tokens, pages, those in the archive, the next id.
+#: What `Context.image` writes: tokens, pages, those in the archive, the next id, what was advised, what is mapped.
 _Natural = Annotated[int, Field(ge=0)]
-_IMAGE = TypeAdapter(tuple[list[_Natural], list[Page], list[Page], _Natural, Advice])
+_IMAGE = TypeAdapter(tuple[list[_Natural], list[Page], list[Page], _Natural, Advice, dict[str, bool]])
 
 
 def named(path: str) -> None:
@@ -135,8 +135,10 @@ def charge(ctx: Context) -> int:
 def take_over(k: Kernel, b: Branch, image: str, computed: int = 0) -> Context:
     """Let a context be that of an image, and pages leave that do not fit; live, and in a replay."""
     mmu = k.scheduler.mmu
-    mmu.release(k.context(b))
+    old = k.context(b)
+    mmu.release(old)
     ctx = b.ctx = Context.from_image(image)
+    ctx.maps = old.maps  # rights are not in files
     if b.key in mmu.lent:
         mmu.furnish(ctx, b.key, computed)
     mmu.use(ctx)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import pager
+from tokix.kernel import pager, regions
 from tokix.kernel.context import STUB, Advice, Page
-from tokix.kernel.events import Encode, Search
+from tokix.kernel.events import Encode, List, Search
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
 from tokix.kernel.pager import Plan
 from tokix.kernel.ports import Only
@@ -75,14 +75,32 @@ def _arrival(k: Kernel, b: Branch, ctx: Context, c: Append) -> Plan:
 
 def append(k: Kernel, b: Branch, c: Append) -> int:
     ctx = own_context(k, b)
+    if c.region:
+        return share(k, b, ctx, c)
     id, plan = ctx.next_page, _arrival(k, b, ctx, c)
     afford(b.proc, plan, "the page")
     add(k, b, ctx, plan)
     return id
 
 
+def share(k: Kernel, b: Branch, ctx: Context, c: Append) -> int:
+    """Add a message to a region, at the price that it would have in a window."""
+    if c.pinned or c.importance:
+        raise EINVAL("pinned and importance are about a window, and a region has none")
+    region = regions.mapped(k, ctx, c.region, append=True)
+    cut = regions.pieces(k, b.proc, c.role, c.text)
+    charge, left = sum(len(tokens) for _, tokens in cut), quota(b.proc)
+    if left is not None and charge > left:
+        raise EDQUOT(f"the page has {charge} tokens, {left} are left of the limit")
+    b.proc.tokens += charge
+    return regions.append(k, region, c.role, cut)
+
+
 def redo_append(k: Kernel, b: Branch, c: Append, value: int) -> None:
     ctx = k.context(b)
+    if c.region:
+        b.proc.tokens += sum(len(tokens) for _, tokens in regions.pieces(k, b.proc, c.role, c.text))
+        return
     add(k, b, ctx, _arrival(k, b, ctx, c))
 
 
@@ -108,7 +126,14 @@ def redo_advise(k: Kernel, b: Branch, c: Advise, value: None) -> None:
 # ---- Pages, Pin, Evict
 
 
-def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
+def pages(k: Kernel, b: Branch, c: Pages) -> object:
+    if c.region:
+        if c.pid is not None:
+            raise EINVAL("a region is no page table of a process: name the region or the pid")
+        region = regions.mapped(k, k.context(b), c.region)
+        k.invoked[b.key] = b
+        k.effects.append(List(b.key, region.space))
+        return BLOCKED
     ctx = _context_of(k, b, c.pid)
     resident = {page.id for page in ctx.pages}
     return [
@@ -122,9 +147,28 @@ def pages(k: Kernel, b: Branch, c: Pages) -> list[PageInfo]:
             message=page.message,
             recalled=page.source,
             importance=page.importance,
+            region=page.region,
             at=page.at,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
+    ]
+
+
+def pages_of_region(k: Kernel, b: Branch, rows: Iterable[tuple[Any, ...]]) -> list[PageInfo]:
+    """Describe the pages of a region that the store has."""
+    return [
+        PageInfo(
+            id=id,
+            role=role,
+            tokens=tokens,
+            pinned=False,
+            text=pager.beginning(text),
+            resident=False,
+            message=message,
+            region=b.call.region,
+            at=at,
+        )
+        for id, message, role, tokens, at, text in rows
     ]
 
 
@@ -179,6 +223,12 @@ def redo_evict(k: Kernel, b: Branch, c: Evict, value: None) -> None:
 
 
 def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
+    if c.region:
+        region = regions.get(k, c.region)
+        if not region.has(c.page):
+            raise ENOENT(f"page {c.page} of the region {c.region}")
+        regions.erase(k, region, c.page)
+        return NULL
     if b is not b.proc.root and not b.proc.foreign:
         raise EINVAL("forget works in the root branch of a program only: a branch has a copy of the context")
     ctx = own_context(k, b)
@@ -208,10 +258,12 @@ def bury(k: Kernel, process: Process, pages: list[Page]) -> None:
 
 def redo_forget(k: Kernel, b: Branch, c: Forget, value: None) -> list[Page]:
     """Forget a page or message and its copies; gives what was in the archive."""
+    if c.region:
+        return []
     ctx = k.context(b)
     archived = _named(ctx.archived.values(), c.page)
     gone = {page.id for page in (*archived, *_named(ctx.pages, c.page))}
-    gone |= {page.id for page in ctx.pages if page.source in gone}
+    gone |= {page.id for page in ctx.pages if page.source in gone and not page.region}
     for page in archived:
         del ctx.archived[page.id]
     pager.strike(k, b, ctx, gone)
@@ -226,22 +278,34 @@ def recall(k: Kernel, b: Branch, c: Recall) -> object:
         raise EINVAL("load brings back pages of the caller: what is found in another process can be given to Append")
     if c.load:
         own_context(k, b)
-    where = b if c.pid is None else root(k, c.pid)
-    if not k.context(where).archived:
+    if c.pid is not None and c.region:
+        raise EINVAL("a region belongs to no process: name the region or the pid")
+    where = looked_into(k, b, c)
+    if not where:
         return []
     only = Only(tuple(c.roles), c.since, c.until)
     k.invoked[b.key] = b
-    k.effects.append(Search(b.key, pager.spaces(where), c.query, c.k, c.how, only))
+    k.effects.append(Search(b.key, where, c.query, c.k, c.how, only))
     return BLOCKED
+
+
+def looked_into(k: Kernel, b: Branch, c: Recall) -> tuple[tuple[int, str], ...]:
+    """Give the spaces that a Recall searches; none if there is nothing in them."""
+    ctx = _context_of(k, b, c.pid)
+    if c.region:
+        return (regions.mapped(k, ctx, c.region).space,)
+    if c.pid is not None:
+        return pager.spaces(root(k, c.pid)) if ctx.archived else ()
+    return pager.searched(k, b) if ctx.archived or ctx.maps else ()
 
 
 def recalled(k: Kernel, b: Branch, found: list[dict[str, Any]]) -> list[Recalled]:
     """Complete a Recall with what the edge has found: pages that are still there, within the budget."""
     c: Recall = b.call
-    archived = _context_of(k, b, c.pid).archived
+    where = _context_of(k, b, c.pid)
     left, chosen = _budget(b.proc, c), []
     for page in [Recalled(**page) for page in found]:
-        if page.id in archived and page.tokens <= left:
+        if pager.there(k, where, page) and page.tokens <= left:
             left -= page.tokens
             chosen.append(page)
     if c.load:
@@ -290,7 +354,7 @@ HANDLERS = {
     Forget: forget,
     Embed: embed,
 }
-WITHDRAW = {Recall: withdraw, Embed: withdraw}
+WITHDRAW = {Recall: withdraw, Embed: withdraw, Pages: withdraw}
 REDO = {
     Append: redo_append,
     Advise: redo_advise,

@@ -16,9 +16,11 @@ from tokix.syscalls import (
     Drop,
     Embed,
     Exec,
+    Forget,
     Grant,
     Journal,
     Kill,
+    Map,
     Pages,
     Recall,
     Renice,
@@ -30,6 +32,7 @@ from tokix.syscalls import (
     Spawn,
     Syscall,
     Think,
+    Unlink,
 )
 from tokix.syscalls.program import declaration
 from tokix.syscalls.rights import common, covers
@@ -72,6 +75,10 @@ def needs(k: Kernel, process: Process, call: Syscall[Any]) -> Iterator[str]:
                 yield f"read:{pid}"
         case Restore(path=path):
             yield f"restore:{path}"
+        case Map(region=region, append=append):
+            yield f"append:{region}" if append else f"map:{region}"
+        case Unlink(region=region) | Forget(region=str(region)) if region:
+            yield f"unlink:{region}"
         case Sched(policy=str()):
             yield "sched"
         case SetLimit() if call.pid is not None and not rules(k, process, call.pid):
