@@ -2,15 +2,17 @@
 
 This is the only other connection to the file. It is read-only, so that it neither writes nor checkpoints (see
 `sqlite`), and it gives what it finds: of a file that is not there, or not yet one of ours, nothing. Whoever opens the
-store is told what is wrong with it.
+store is told what is wrong with it, the key of an encrypted file too.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tokix.storage import cipher
+from tokix.storage.rows import StoreError
 
 
 class Unfinished(NamedTuple):
@@ -22,22 +24,25 @@ class Unfinished(NamedTuple):
     programs: tuple[tuple[str, str], ...] = ()
 
 
-def unfinished(path: Path) -> Unfinished:
+def unfinished(path: Path, key: str | None = None) -> Unfinished:
     """Give what is unfinished in a store, without init, and without foreign processes: their other ends are gone."""
     living = 'status IS NULL AND pid > 1 AND NOT "foreign"'
-    programs = _ask(path, f"SELECT program, args FROM process WHERE {living} ORDER BY pid")
-    model = _ask(path, "SELECT value FROM kernel WHERE name = 'model'")
+    programs = _ask(path, f"SELECT program, args FROM process WHERE {living} ORDER BY pid", key)
+    model = _ask(path, "SELECT value FROM kernel WHERE name = 'model'", key)
     return Unfinished(str(model[0][0]), tuple(programs)) if programs and model else Unfinished()
 
 
-def outcomes(path: Path) -> int:
+def outcomes(path: Path, key: str | None = None) -> int:
     """Count the outcomes in all journals."""
-    return sum(count for (count,) in _ask(path, "SELECT count(*) FROM journal"))
+    return sum(count for (count,) in _ask(path, "SELECT count(*) FROM journal", key))
 
 
-def _ask(path: Path, question: str) -> list[tuple[Any, ...]]:
+def _ask(path: Path, question: str, key: str | None) -> list[tuple[Any, ...]]:
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+        with closing(cipher.connect(path, key, "ro")) as file:
             return file.execute(question).fetchall()
-    except sqlite3.Error:  # the boot that follows opens it too, and says what is wrong
+    # The boot that follows opens it too, and says what is wrong.
+    except cipher.errors():
+        return []
+    except StoreError:
         return []

@@ -7,24 +7,28 @@ There is one connection. It is the only one that writes and the only one that ch
 WAL-reset bug of SQLite before 3.51.3 (of two connections, one can lose a commit when the other checkpoints). So nobody
 else opens the file, but for `glance`, which can do neither: readers ask the kernel.
 
+With a key the file is encrypted (see `cipher`); all else is the same.
+
 Its errors are `StoreError`s whose text names the file and says what to do.
 """
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy import URL, Connection, create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar
-from tokix.storage import lexical
+from tokix.storage import cipher, lexical
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
 from tokix.storage.rows import StoreError, check
@@ -35,6 +39,7 @@ from tokix.storage.schema import (
     GET_BLOB,
     JOURNAL,
     LARGE,
+    METADATA,
     PUT_BLOB,
     STATEMENTS,
     UNEMBEDDED,
@@ -48,7 +53,8 @@ _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 #: What to do, by the beginning of SQLite's name for the error.
 _ADVICE = {
     "SQLITE_NOTADB": "move the file away, or choose another state directory",
-    "SQLITE_CORRUPT": "keep a copy of the file; `sqlite3 FILE .recover` may save most of it",
+    "SQLITE_CORRUPT": "keep a copy of the file; `sqlite3 FILE .recover` (`sqlcipher`, if it is encrypted) may save "
+    "most of it",
     "SQLITE_FULL": "make room on the disk and start again",
     "SQLITE_BUSY": "another program writes to the file; close it and start again",
     "SQLITE_IOERR": "look at the disk and the system's log before you start again",
@@ -66,51 +72,60 @@ def make_folder(folder: Path) -> None:
         raise StoreError(f"{error.filename}: {reason}; choose another folder") from error
 
 
+def beside(path: Path) -> Path:
+    """Give the folder in which `rewrite` makes the file anew; after a kill it may be there, and is of no use."""
+    return path.with_name(f"{path.name}.new")
+
+
 class SqliteStore:
     """A Store in a SQLite file; it holds `kernel.lock` in the same folder while it is open.
 
     `durable="process"` survives the death of the kernel by any signal; a loss of power can take the last commits, but
     only whole ones. `durable="power"` survives that too, and pays one fsync a commit.
 
+    `key` is a passphrase or 64 hexadecimal digits, for a file that is encrypted or not there yet.
+
     Any thread may call it, one at a time. Text must be valid Unicode: a commit with a lone surrogate is refused.
     """
 
-    def __init__(self, path: Path, durable: Literal["process", "power"] = "process") -> None:
+    def __init__(self, path: Path, durable: Literal["process", "power"] = "process", key: str | None = None) -> None:
         self.path = path.absolute()
-        with _explained(self.path, "open"), ExitStack() as undo:
+        with explained(self.path, "open"), ExitStack() as undo:
             # What agents say to each other is private.
             make_folder(self.path.parent)
             undo.enter_context(alone(self.path.parent))
-            connection = undo.enter_context(_connected(self.path))
+            cipher.require(self.path, key)
+            connection = undo.enter_context(_connected(self.path, key))
             # Before anything writes: a file that is not ours stays as it is.
             migrate(connection)
             self._raw = cast(sqlite3.Connection, connection.connection.driver_connection)
             self._set_up(_SYNCHRONOUS[durable])
             self._raw.execute(COLLECT)
+            shutil.rmtree(beside(self.path), ignore_errors=True)
             self._open = undo.pop_all()
 
     def load(self) -> dict[str, list[tuple[Any, ...]]]:
         """Give the rows that a kernel needs at boot, by table, in the order of their keys."""
-        with _explained(self.path, "read"):
+        with explained(self.path, "read"):
             blobs = _Blobs(self._raw)
             loaded = {name: sql for name, sql in STATEMENTS.items() if name not in ARCHIVE}
             return {name: self._select(sql.load, sql.large, blobs) for name, sql in loaded.items()}
 
     def dead(self) -> list[tuple[Any, ...]]:
         """Give the rows of reaped processes, oldest pid first."""
-        with _explained(self.path, "read"):
+        with explained(self.path, "read"):
             return self._select(DEAD, STATEMENTS["process"].large, _Blobs(self._raw))
 
     def journal(self, pid: int, last: int | None = None) -> list[tuple[Any, ...]]:
         """Give the rows of the journal of one process, oldest first; all of them, or the last."""
-        with _explained(self.path, "read"):
+        with explained(self.path, "read"):
             blobs = _Blobs(self._raw)
             found = self._raw.execute(JOURNAL, (pid, -1 if last is None else last)).fetchall()
             return [_grown(row, blobs) for row in reversed(found)]
 
     def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
         """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
-        with _explained(self.path, "read"):
+        with explained(self.path, "read"):
             sql = read_many(table, len(prefix), after is not None)
             found = self._raw.execute(sql, (*prefix, *(after or ()), limit)).fetchall()
             blobs, large = _Blobs(self._raw), STATEMENTS[table].large
@@ -118,14 +133,14 @@ class SqliteStore:
 
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""
-        with _explained(self.path, "read"):
+        with explained(self.path, "read"):
             return self._raw.execute(UNEMBEDDED, (encoder,)).fetchall()
 
     def match(
         self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
-        with _explained(self.path, "search"):
+        with explained(self.path, "search"):
             return lexical.match(self._raw, text, spaces, k, only)
 
     def commit(self, rows: Rows) -> None:
@@ -133,7 +148,7 @@ class SqliteStore:
 
         A disk that fails while it syncs leaves it open which; then too it is all or none.
         """
-        with _explained(self.path, "commit to"):
+        with explained(self.path, "commit to"):
             check(rows)
             batches = _batches(rows)
             if not batches:
@@ -152,24 +167,48 @@ class SqliteStore:
 
     def close(self) -> None:
         """Checkpoint, close the file and release the lock. Closing twice is harmless."""
-        with _explained(self.path, "close"):
+        with explained(self.path, "close"):
             self._open.close()
 
     def check(self) -> None:
         """Read the whole file; raises StoreError if it is damaged. Too slow for each boot: for `doctor` and tests."""
-        with _explained(self.path, "check"):
-            found = [text for (text,) in self._raw.execute("PRAGMA integrity_check(3)")]
+        with explained(self.path, "check"):
+            # The second looks at every page of an encrypted file, in use or not; of a plain one it says nothing.
+            tests = ("PRAGMA integrity_check(3)", "PRAGMA cipher_integrity_check")
+            found = [text for test in tests for (text,) in self._raw.execute(test).fetchmany(4)]
             if found != ["ok"]:
                 raise StoreError(f"it is damaged ({'; '.join(found)}): {_ADVICE['SQLITE_CORRUPT']}")
             (dangling,) = self._raw.execute(DANGLING).fetchone()
             try:
                 self._raw.execute(lexical.VERIFY)
-            except sqlite3.DatabaseError as error:
+            except cipher.errors() as error:
                 raise StoreError(
                     f'the index of words is not that of the pages: `sqlite3 FILE "{lexical.REBUILD}"`'
                 ) from error
             if dangling:
                 raise StoreError(f"{dangling} rows refer to large text that is not there: restore a copy of the file")
+
+    def settle(self) -> None:
+        """Bring all that is in the log into the file, and have no log from now on: the file alone is the store."""
+        with explained(self.path, "settle"):
+            (mode,) = self._raw.execute("PRAGMA journal_mode = DELETE").fetchone()
+            if mode != "delete":
+                raise StoreError(f"its log is still in use ({mode=}): close what reads the file, and start again")
+
+    def take(self, other: SqliteStore) -> None:
+        """Copy every row of another store into this new one, all or none."""
+        with explained(self.path, "copy into"):
+            self._raw.execute("BEGIN IMMEDIATE")
+            try:
+                for name, table in METADATA.tables.items():
+                    marks = ", ".join("?" * len(table.columns))
+                    # In the order of the rows: among pages that match alike the newer one counts.
+                    rows = other._raw.execute(f"SELECT * FROM {name} NOT INDEXED")
+                    self._raw.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
+                self._raw.execute("COMMIT")
+            except BaseException:
+                self._raw.rollback()
+                raise
 
     def _set_up(self, synchronous: str) -> None:
         (mode,) = self._raw.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -240,20 +279,21 @@ def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar, ...]]]]:
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[Connection]:
+def _connected(path: Path, key: str | None = None) -> Iterator[Connection]:
     """Open a connection that leaves transactions to us."""
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        "sqlite://",
+        module=cipher.driver(key),
+        creator=partial(cipher.connect, path, key),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args={"check_same_thread": False},
     )
     with engine.connect() as connection:
         yield connection
 
 
 @contextmanager
-def _explained(path: Path, doing: str) -> Iterator[None]:
+def explained(path: Path, doing: str) -> Iterator[None]:
     """Turn what the file, the disk or the rows can be blamed for into a StoreError."""
     try:
         yield
@@ -261,7 +301,9 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
         raise StoreError(f"cannot {doing} {path}: {error}") from error
     except DBAPIError as error:
         raise StoreError(f"cannot {doing} {path}: {_reason(error.orig)}") from error
-    except (sqlite3.Error, OSError, OverflowError, UnicodeEncodeError) as error:
+    except cipher.errors() as error:
+        raise StoreError(f"cannot {doing} {path}: {_reason(error)}") from error
+    except (OSError, OverflowError, UnicodeEncodeError) as error:
         raise StoreError(f"cannot {doing} {path}: {_reason(error)}") from error
 
 

@@ -18,6 +18,8 @@ from tokix.storage import MemoryStore, SqliteStore, StoreError
 LIMIT = 4096
 DEFAULTS: dict[type, Scalar] = {int: 0, str: "", float: 0.0, bytes: b""}
 OTHERS: dict[type, Scalar] = {int: 7, str: "text", float: 0.1, bytes: b"\x00\xff"}
+#: Of an encrypted store.
+KEY = "5ec2e7" * 10 + "beef"
 #: Those that a kernel loads.
 LOADED = [table for table in TABLES if table not in ARCHIVE]
 
@@ -39,14 +41,18 @@ def total(store: Store) -> int:
     return sum(map(len, store.load().values()))
 
 
-@pytest.fixture(params=["memory", "process", "power"])
+@pytest.fixture(params=["memory", "process", "power", "encrypted"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     """Give a function that opens the store, closing it first where it is open."""
     stores: list[Store] = [MemoryStore()]
+    if request.param == "encrypted":
+        pytest.importorskip("sqlcipher3")
 
     def again() -> Store:
         stores[-1].close()
-        if request.param != "memory":
+        if request.param == "encrypted":
+            stores.append(SqliteStore(tmp_path / "state" / "tokix.db", key=KEY))
+        elif request.param != "memory":
             stores.append(SqliteStore(tmp_path / "state" / "tokix.db", request.param))
         return stores[-1]
 
@@ -60,8 +66,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(path)
+def opened(path: Path, key: str | None = None) -> Iterator[SqliteStore]:
+    store = SqliteStore(path, key=key)
     try:
         yield store
     finally:
@@ -80,11 +86,11 @@ def change(path: Path, *statements: str) -> None:
     connection.close()
 
 
-def refusal(path: Path) -> str:
+def refusal(path: Path, key: str | None = None) -> str:
     """Give the text of the error, having checked that the file is as it was and stays openable by others."""
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(StoreError) as caught:
-        SqliteStore(path)
+        SqliteStore(path, key=key)
     if before is not None:
         assert path.read_bytes() == before
     assert str(caught.value).startswith(f"cannot open {path}: ")

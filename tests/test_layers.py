@@ -66,7 +66,7 @@ LAYERS: dict[str, Layer] = {
     ),
     "tokix.storage": Layer(
         ("tokix.storage", "tokix.kernel.ports", "tokix.kernel.events", "tokix.syscalls"),
-        frozenset({"sqlalchemy", "chromadb"}),
+        frozenset({"sqlalchemy", "sqlcipher3", "chromadb"}),
     ),
     "tokix.drivers": Layer(
         ("tokix.drivers", "tokix.kernel.ports", "tokix.kernel.events", "tokix.syscalls"),

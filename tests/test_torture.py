@@ -3,6 +3,7 @@
 import pytest
 
 import corpus
+from stores import KEY
 from tokix.kernel.kernel import Kernel
 from tokix.kernel.policy import FCFS, RR, Priority
 from tokix.storage import SqliteStore
@@ -44,11 +45,14 @@ def test_the_same_run_twice_is_the_same_to_the_row(undisturbed):
     assert again.world.screen == undisturbed.world.screen
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_at_every_commit_with_sqlite(undisturbed, when, tmp_path):
-    for n in range(1, undisturbed.store.commits + 1):
+def test_killed_at_every_commit_with_sqlite(undisturbed, when, key, tmp_path):
+    if key:
+        pytest.importorskip("sqlcipher3")
+    for n in range(1, undisturbed.store.commits + 1, 10 if key else 1):
         folder = tmp_path / str(n)
-        store = Mortal(lambda folder=folder: SqliteStore(folder / "kernel.db"))
+        store = Mortal(lambda folder=folder: SqliteStore(folder / "kernel.db", key=key))
         life = run([(n, when)], store=store)
         assert life.kills == 1
         life.same_as(undisturbed)
