@@ -28,7 +28,7 @@ class Ended(Exception):
     """Ctrl-D on an empty line."""
 
 
-async def talk(shell: Shell, keyboard: Keyboard, programs: Callable[[], Iterable[str]], history: Path) -> None:
+async def talk(shell: Shell, keyboard: Keyboard, programs: Callable[[], Iterable[str]], history: Path | None) -> None:
     """Ask for lines and do what they say, until the person leaves. Raises Gone."""
     session: PromptSession[str] = PromptSession(
         history=remembered(history),
@@ -78,8 +78,10 @@ async def ask(shell: Shell, session: PromptSession[str], keyboard: Keyboard) -> 
         screen.at(fresh=True)
 
 
-def remembered(path: Path) -> History:
-    """Give the history in a file that only its owner can read; where that cannot be written, one that is forgotten."""
+def remembered(path: Path | None) -> History:
+    """Give the history in a file that only its owner can read; where there can be none, one that is forgotten."""
+    if path is None:
+        return InMemoryHistory()
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError:

@@ -124,7 +124,9 @@ def test_what_is_wrong_is_one_line(scene, words, said):
 def test_a_difference_is_seen(scene, monkeypatch, capsys):
     """Let the second run be another one: its results are not those of the first."""
     real = demo.ends
-    monkeypatch.setattr(demo, "ends", lambda state: {k: e._replace(value=str(state)) for k, e in real(state).items()})
+    monkeypatch.setattr(
+        demo, "ends", lambda state, key: {k: e._replace(value=str(state)) for k, e in real(state, key).items()}
+    )
     monkeypatch.chdir(scene)
     assert demo.demo(command(scene)) == 1
     assert "the results DIFFER" in capsys.readouterr().out

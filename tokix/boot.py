@@ -63,7 +63,7 @@ from tokix.kernel.policy import Mixed
 from tokix.kernel.ports import TABLES
 from tokix.programs import Resolver, absolute
 from tokix.shell.client import SOCKET, Client
-from tokix.state import DEATHS, RUNNING, Durable, opened
+from tokix.state import DEATHS, RUNNING, Durable, opened, private
 from tokix.storage import StoreError
 from tokix.syscalls import ExitStatus, Spawn, Wait
 from tokix.terminal import Outside, Terminal
@@ -85,6 +85,7 @@ async def boot(
     state: Path | str | None = None,
     *,
     durable: Durable = "process",
+    key: str | None = None,
     store: Store | None = None,
     machine: Machine | None = None,
     encoder: Encoder | None = None,
@@ -100,18 +101,19 @@ async def boot(
     """Run a kernel on a state directory while the block runs; without one, nothing is kept and nobody can connect.
 
     What is unfinished there goes on at once, and what is unfinished at the end of the block goes on at the next boot.
-    `encoder` is what `Recall` and `Embed` need; the toy machine, which runs if no other does, brings its own.
+    `key` is that of an encrypted directory, or of a new one: a passphrase or 64 hexadecimal digits. `encoder` is what
+    `Recall` and `Embed` need; the toy machine, which runs if no other does, brings its own.
     `programs` are found before all others, `drivers` are mounted by their names; `signalled`: SIGINT, SIGTERM and
     SIGHUP stop the kernel. Raises StoreError, Stopped, Interrupted, and what the block raises.
     """
     state = Path(state) if state else None
     with ExitStack() as stack:
         if store is None:
-            store = stack.enter_context(opened(state, durable))
+            store = stack.enter_context(opened(state, durable, key))
         listener = stack.enter_context(listening(state / SOCKET)) if state else None
         drivers = {"calc": Calc()} if drivers is None else drivers
         encoder = encoder or (ToyEncoder() if machine is None else None)
-        system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal(), encoder)
+        system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal(), encoder, key)
         stack.callback(system.end)
         if signalled:
             stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))
@@ -168,13 +170,15 @@ class System:
         drivers: Mapping[str, Driver],
         terminal: Outside,
         encoder: Encoder | None = None,
+        key: str | None = None,
     ) -> None:
         self.state, self.store, self.machine, self.terminal = state, store, machine, terminal
+        self.private = key is not None or (state is not None and private(state))
         self.report = terminal.report
         self.clock = WallClock()
         self.thread = MachineThread(machine, get_running_loop(), self.post, self.broken_machine)
         self.desk = Desk(Archive(store, encoder), self.thread, self.post, self.report, self.spawn)
-        self.cabinet = Cabinet(machine, self.desk.archive)
+        self.cabinet = Cabinet(machine, self.desk.archive, state if self.private else None)
         self.aside = beside(machine, self.thread)
         self.devices = Devices(drivers, self.post, self.report)
         self.control = Control(self.arrive, self.post)
@@ -407,10 +411,10 @@ class System:
         except Stopped:
             raise
         except Exception as error:
-            raise stopped(what, error, self.state, self.running.pid) from error
+            raise stopped(what, error, self.state, self.running.pid, self.private) from error
 
     def broken_machine(self, error: BaseException) -> None:
-        self.fail(stopped("the machine failed", error, self.state, 0))
+        self.fail(stopped("the machine failed", error, self.state, 0, self.private))
 
     def bark(self, pid: int, line: str) -> None:
         process = self.kernel.procs.get(pid) if hasattr(self, "kernel") else None

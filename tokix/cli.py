@@ -46,6 +46,7 @@ SHAPE = ("model", "window", "frames", "slots", "durable", "policy", "quantum", "
 
 def main(words: Sequence[str] | None = None) -> int:
     """Do what a command line says; gives the exit code."""
+    options = argparse.Namespace()
     try:
         if words is None:
             hold_standard_descriptors()
@@ -55,6 +56,10 @@ def main(words: Sequence[str] | None = None) -> int:
             fix_hash_seed()
         if "state" in options:
             options.state = state_directory(options.state)
+        if "key_file" in options:
+            from tokix import keys
+
+            options.key = keys.given(options.key_file)
         code: int = options.command(options)
         print(end="", flush=True)
         return code
@@ -76,8 +81,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         from tokix.failure import write_report
 
-        say(f"tokix itself is wrong: {type(error).__name__}: {error}; {write_report('the command', error, None)}")
+        report = write_report("the command", error, None, private=secretive(options))
+        say(f"tokix itself is wrong: {type(error).__name__}: {error}; {report}")
         return BROKEN
+
+
+def secretive(options: argparse.Namespace) -> bool:
+    """Say whether a command is about an encrypted state directory."""
+    from tokix.state import private
+
+    state = getattr(options, "state", None)
+    return getattr(options, "key", None) is not None or (state is not None and private(state))
 
 
 def say(text: str) -> None:
@@ -162,7 +176,7 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what is there, what is missing, and what to do about it."""
     from tokix.doctor import examine
 
-    return show(examine(options.state), options)
+    return show(examine(options.state, options.key), options)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -281,7 +295,7 @@ def see_here() -> None:
 
 def command_line() -> Parser:
     """Describe all that can be typed."""
-    from tokix import models
+    from tokix import keys, models
 
     parser = Parser(prog="tokix", description="An operating system for LLM agents.")
     parser.set_defaults(command=missing)
@@ -307,6 +321,7 @@ def command_line() -> Parser:
     add_state(examined)
     add_json(examined)
     models.add(commands)
+    keys.add(commands)
     add_json(command("version", version.__doc__, version))
     return parser
 
@@ -355,6 +370,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def describe_demo(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
+    add_key(parser)
     parser.add_argument("scenario", nargs="?", default="library.yaml", metavar="FILE", help="default: library.yaml")
     add_json(parser)
     parser.add_argument("--no-crash", dest="crash", action="store_false", help="leave out the second, killed run")
@@ -398,6 +414,17 @@ def add_state(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=place,
         help="the state directory: one system, and its kernel (default: $TOKIX_STATE, or ~/.local/state/tokix)",
+    )
+    add_key(parser)
+
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(key=None)
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        type=Path,
+        help="has the key of an encrypted state directory: a passphrase, or 64 hex digits (default: $TOKIX_KEY_FILE)",
     )
 
 

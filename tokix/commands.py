@@ -26,8 +26,9 @@ from tokix.shell.status import exit_code, sentence
 from tokix.shell.table import Result
 from tokix.shell.usage import SIGNALLED, Failure
 from tokix.shell.verbs import ACTS
-from tokix.state import busy
+from tokix.state import TRUTH, busy
 from tokix.storage import StoreError
+from tokix.storage.cipher import encrypted
 from tokix.syscalls import ExitStatus, Spawn
 from tokix.terminal import Source, put
 
@@ -73,6 +74,12 @@ async def connected(state: Path, program: str) -> AsyncIterator[Client]:
 # ---- run
 
 
+def kept_as_asked(options: Namespace) -> None:
+    """Raise Failure if a kernel that runs already would save in plain text what is to be encrypted."""
+    if options.key is not None and not encrypted(options.state / TRUTH):
+        raise Failure(f"a kernel runs on {options.state} already, and encrypts nothing: stop it, or leave the key out")
+
+
 async def run(options: Namespace, spawn: Spawn | None) -> int:
     def here() -> Awaitable[int]:
         from tokix import here
@@ -93,6 +100,7 @@ def tell(status: ExitStatus, json: bool = False) -> int:
 
 async def run_there(client: Client, options: Namespace, spawn: Spawn | None) -> int:
     """Use the kernel that runs already."""
+    kept_as_asked(options)
     if spawn is None:
         say(f"nothing to do: a kernel runs on {options.state} already, and what was unfinished goes on there")
         return 0
@@ -131,6 +139,7 @@ async def sh_there(client: Client, options: Namespace) -> int:
     """Be a shell of the kernel that runs already."""
     from tokix.sh import Sitting
 
+    kept_as_asked(options)
     if options.unused:
         say(f"a kernel runs on {options.state} already: {' '.join(options.unused)} has no effect")
     greeting = (

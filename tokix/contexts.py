@@ -9,6 +9,8 @@ Invariants: a file has its name only when it is whole and on the disk; a frame c
 compared with their digest, and only for a machine of the same arithmetic, for a bit that differs would go on into the
 answers of everybody who begins with the same words. Without its frames a context is the same, and computed again.
 
+A context file is for other systems, and never encrypted; so none is written into an encrypted state directory.
+
 Nothing here waits for the machine: `Cabinet.answer` runs a job on a thread of its own, which asks the machine's thread
 for a few frames at a time, so that ticks go on in between.
 """
@@ -77,8 +79,9 @@ class Header(Value):
 class Cabinet:
     """Writes and reads the context files of a machine."""
 
-    def __init__(self, machine: Machine, archive: Archive) -> None:
-        self.machine, self.archive = machine, archive
+    def __init__(self, machine: Machine, archive: Archive, closed: Path | None = None) -> None:
+        """Into the folder `closed` nothing is written."""
+        self.machine, self.archive, self.closed = machine, archive, closed
 
     def job(self, effect: Pack | Unpack, read: Read, write: Write) -> Callable[[], Saved | Unpacked]:
         """Give the work of an effect, which raises SyscallErrors. Of the archive it is what is there now."""
@@ -101,6 +104,8 @@ class Cabinet:
 
     def pack(self, effect: Pack, rows: Rows, read: Read) -> Saved:
         """Write a context file."""
+        if self.closed and Path(effect.path).resolve().is_relative_to(self.closed.resolve()):
+            raise EPERM(f"{effect.path} is in an encrypted state directory, and context files are not encrypted")
         pages, vectors = rows
         header = Header(
             model=self.machine.name,

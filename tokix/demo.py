@@ -6,13 +6,15 @@ results do not. The second run is another OS process, killed with SIGKILL when h
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +76,7 @@ def demo(options: Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="tokix-") as folder:
         first, second = Path(folder, "first"), Path(folder, "second")
         trace, status = play(plan, options, first, console)
-        found = ends(first)
+        found = ends(first, options.key)
         report(console, trace, found, options.out)
         good = status.reason == "exit" and not status.value
         if not good:
@@ -97,13 +99,14 @@ def failure(status: ExitStatus) -> str:
 
 def play(plan: Scenario, options: Namespace, state: Path, console: Console) -> tuple[Trace, ExitStatus]:
     """Run a scenario to its end; gives its trace and how it ended."""
-    machine, encoder = machines.wanted(options.model, window=WINDOW)
+    machine, encoder = machines.wanted(options.model, window=WINDOW, slots=None if options.key is None else 0)
     trace = Trace()
     view = LiveView(console, trace)
 
     async def main() -> ExitStatus:
         async with boot(
             state,
+            key=options.key,
             machine=machine,
             encoder=encoder,
             policy=Priority(QUANTUM),
@@ -211,11 +214,11 @@ def processes(trace: Trace, found: Mapping[str, End], columns: Sequence[str] = C
     return table
 
 
-def ends(state: Path) -> dict[str, End]:
+def ends(state: Path, key: str | None) -> dict[str, End]:
     """Read how everything in a state directory has ended, by lineage."""
     columns = list(TABLES["process"].columns)
     found = {}
-    with opened(state, "process") as store:
+    with opened(state, "process", key) as store:
         for values in store.dead():
             row = dict(zip(columns, values, strict=True))
             status = ExitStatus.model_validate_json(row["status"])
@@ -228,25 +231,28 @@ def ends(state: Path) -> dict[str, End]:
 
 def survives(options: Namespace, first: Path, second: Path, console: Console) -> bool:
     """Run the same in another OS process, kill it in the middle, start it again; says whether the results are equal."""
-    expected, half = ends(first), glance.outcomes(first / TRUTH) // 2
+    key = options.key
+    expected, half = ends(first, key), glance.outcomes(first / TRUTH, key) // 2
     words = ["--state", str(second), "--model", machines.chosen(options.model), "--window", str(WINDOW)]
     words += ["--lanes", str(LANES), "--policy", "PRIORITY", "--quantum", str(QUANTUM)]
     with console.status("the same again, in a process that is going to be killed") as shown:
-        begun = subprocess.Popen([*TOKIX, "run", *words, options.scenario], **QUIET)
+        with handed(key) as (option, descriptor):
+            begun = subprocess.Popen([*TOKIX, "run", *option, *words, options.scenario], **QUIET, **descriptor)
         try:
-            while begun.poll() is None and (done := glance.outcomes(second / TRUTH)) < half:
+            while begun.poll() is None and (done := glance.outcomes(second / TRUTH, key)) < half:
                 shown.update(f"the same again, in a process that is going to be killed: {done} of {half} calls")
                 time.sleep(LOOK)
         finally:
             begun.send_signal(signal.SIGKILL)
         died = begun.wait() == -signal.SIGKILL
         shown.update("killed, and started again on what it has left")
-        code = subprocess.run([*TOKIX, "run", *words], check=False, **QUIET).returncode
-    found = ends(second)
+        with handed(key) as (option, descriptor):
+            code = subprocess.run([*TOKIX, "run", *option, *words], check=False, **QUIET, **descriptor).returncode
+    found = ends(second, key)
     same = {key: end[1:] for key, end in found.items()} == {key: end[1:] for key, end in expected.items()}
     if died and not code and same:
         console.print(
-            f"killed with SIGKILL after {half} of {glance.outcomes(second / TRUTH)} calls and started again: "
+            f"killed with SIGKILL after {half} of {glance.outcomes(second / TRUTH, key)} calls and started again: "
             f"the results of all {len(found)} processes are the same",
             style="bold green",
         )
@@ -256,3 +262,18 @@ def survives(options: Namespace, first: Path, second: Path, console: Console) ->
         if expected.get(key) != found.get(key):
             console.print(f"  {key}: {expected.get(key)}\n  {' ' * len(key)}  {found.get(key)}", markup=False)
     return False
+
+
+@contextmanager
+def handed(key: str | None) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Give the words and the descriptor from which another process has a key that is in no file and no list."""
+    if key is None:
+        yield [], {}
+        return
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, key.encode())
+        os.close(writer)
+        yield ["--key-file", f"/dev/fd/{reader}"], {"pass_fds": (reader,)}
+    finally:
+        os.close(reader)

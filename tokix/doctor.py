@@ -19,14 +19,18 @@ from typing import Literal, NamedTuple
 
 from tokix.shell.table import Result, Table
 from tokix.shell.usage import FAILED, Failure
-from tokix.state import TRUTH, busy
+from tokix.state import TRUTH, busy, left_plain, private
 from tokix.storage import SqliteStore, StoreError
 
 #: Bytes of disk below which the state directory is in danger, and below which somebody should know.
 SCARCE, LOW = 100 << 20, 1 << 30
 PYTHON = (3, 11)
 #: What an extra is for.
-EXTRAS = {"hf": "to run models", "memory": "for an index of large archives, which nothing needs yet"}
+EXTRAS = {
+    "hf": "to run models",
+    "encryption": "to encrypt state directories",
+    "memory": "for an index of large archives, which nothing needs yet",
+}
 
 
 class Finding(NamedTuple):
@@ -38,9 +42,10 @@ class Finding(NamedTuple):
     todo: str = ""
 
 
-def examine(state: Path) -> Result:
+def examine(state: Path, key: str | None) -> Result:
     """Look at everything."""
-    findings = [*python(), *packages(), *directory(state), *machine(), *gpu(), *models(), *attention(), *terminal()]
+    findings = [*python(), *packages(), *directory(state, key)]
+    findings += [*machine(), *gpu(), *models(), *attention(), *terminal()]
     rows = [[f.what, f.state, f.found, f.todo] for f in findings]
     table = Table(("WHAT", "STATE", "FOUND", "TO DO"), rows, [f._asdict() for f in findings], frozenset())
     wrong = [f for f in findings if f.state == "wrong"]
@@ -85,7 +90,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def directory(state: Path) -> Iterator[Finding]:
+def directory(state: Path, key: str | None) -> Iterator[Finding]:
     """Look at the state directory, its kernel, its store, and its disk."""
     there = next(folder for folder in (state, *state.parents) if folder.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
@@ -100,15 +105,18 @@ def directory(state: Path) -> Iterator[Finding]:
     else:
         yield Finding("kernel", "ok", "does not run")
         if (state / TRUTH).exists():
-            yield store(state)
+            yield store(state, key)
+    if (plain := left_plain(state)) and private(state, key):
+        names = ", ".join(path.name for path in plain)
+        yield Finding("privacy", "note", f"{names} can be read without the key", f"remove them from {state}")
     free = shutil.disk_usage(there).free
     advice = "make room: a kernel stops when it cannot write" if free < LOW else ""
     yield Finding("disk", "wrong" if free < SCARCE else "note" if free < LOW else "ok", f"{size(free)} free", advice)
 
 
-def store(state: Path) -> Finding:
+def store(state: Path, key: str | None) -> Finding:
     try:
-        found = SqliteStore(state / TRUTH)
+        found = SqliteStore(state / TRUTH, key=key)
         try:
             found.check()
         finally:
@@ -116,7 +124,8 @@ def store(state: Path) -> Finding:
     except StoreError as error:
         what, _, advice = " ".join(str(error).split()).partition("; ")
         return Finding("store", "wrong", what, advice)
-    return Finding("store", "ok", f"whole, {size((state / TRUTH).stat().st_size)}")
+    whole = "whole" if key is None else "whole, encrypted"
+    return Finding("store", "ok", f"{whole}, {size((state / TRUTH).stat().st_size)}")
 
 
 def machine() -> Iterator[Finding]:

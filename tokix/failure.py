@@ -24,17 +24,20 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def stopped(what: str, error: BaseException, folder: Path | None, running: int) -> Stopped:
+def stopped(what: str, error: BaseException, folder: Path | None, running: int, private: bool = False) -> Stopped:
     """Write a report, and say so. `running` is the pid of the program that had the kernel, or 0."""
-    report = write_report(f"{what}; running: {running or 'the kernel itself'}", error, folder)
+    report = write_report(f"{what}; running: {running or 'the kernel itself'}", error, folder, private)
     return Stopped(f"{what}, and the kernel has stopped: {type(error).__name__}: {error}; {report}")
 
 
-def write_report(what: str, error: BaseException, folder: Path | None) -> str:
-    """Write what the authors have to know into a folder, or where there is room; says where it is."""
+def write_report(what: str, error: BaseException, folder: Path | None, private: bool = False) -> str:
+    """Write what the authors have to know into a folder, or where there is room; says where it is.
+
+    A private report says where things went wrong, and nothing that an agent or a person could have said.
+    """
     head = f"tokix {tokix.__version__}, Python {platform.python_version()}, {platform.platform()}"
     when = f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {what}"
-    text = "\n".join([head, when, "", "".join(traceback.format_exception(error))])
+    text = "\n".join([head, when, "", places(error) if private else "".join(traceback.format_exception(error))])
     elsewhere = Path(tempfile.gettempdir())
     for place in (folder or elsewhere, elsewhere):
         path = place / time.strftime("crash-%Y%m%d-%H%M%S.txt")
@@ -44,3 +47,18 @@ def write_report(what: str, error: BaseException, folder: Path | None) -> str:
             continue
         return f"the report is {path}"
     return "the report could not be written anywhere"
+
+
+def places(error: BaseException) -> str:
+    """Give the kinds of an error and of its causes, and the lines of code, without the words of either."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        if cause in chain:
+            break
+        chain.append(cause)
+    lines = []
+    for link in reversed(chain):
+        lines.append(f"{type(link).__module__}.{type(link).__qualname__}, at:")
+        walked = traceback.walk_tb(link.__traceback__)
+        lines += [f"  {frame.f_code.co_filename}:{number}, in {frame.f_code.co_name}" for frame, number in walked]
+    return "\n".join([*lines, "(what was said is left out, for the state directory is encrypted)", ""])

@@ -43,13 +43,20 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     """Boot a kernel of the shape that was asked for."""
     person = Guest()
     await checkpoint()  # a Ctrl-C that came until here; the loop does not turn while a model is loaded
-    begun = glance.unfinished(options.state / TRUTH).model  # it goes on on that
+    begun = glance.unfinished(options.state / TRUTH, options.key).model  # it goes on on that
     shape = {name: getattr(options, name) for name in ("window", "frames", "slots")}
+    if options.key is not None:
+        # From frames the text can be made again, and those in the swap file lie on the disk as they are.
+        if shape["slots"] is None:
+            shape["slots"] = 0
+        elif shape["slots"]:
+            say("--slots: the swap file, which has no name and lies outside of the state directory, is not encrypted")
     machine, encoder = machines.wanted(options.model or begun, **shape)
     gc.set_threshold(100_000, 50, 1000)  # a full collection visits every process, and holds the kernel meanwhile
     async with boot(
         options.state,
         durable=options.durable or "process",
+        key=options.key,
         policy=policy(options.policy or "MIXED", options.quantum),
         machine=machine,
         encoder=encoder,
@@ -71,7 +78,7 @@ def mounted(options: Namespace, person: Person) -> dict[str, Driver]:
         drivers["files"] = Files(options.root, write=True)
     given = options.mount or ()
     taken = {mount.name for mount in given}
-    kept = [mount for mount in scenario.unfinished(options.state) if mount.name not in taken]
+    kept = [mount for mount in scenario.unfinished(options.state, options.key) if mount.name not in taken]
     try:
         return drivers | mounts.mounted([*kept, *given], person)
     except mounts.MountError as error:
@@ -192,7 +199,7 @@ async def ps(options: Namespace) -> Result:
     """Read the process table of a kernel that does not run."""
     rows: list[tuple[Any, ...]] = []
     if (options.state / TRUTH).exists():
-        with opened(options.state, "process") as store:
+        with opened(options.state, "process", options.key) as store:
             rows = [*store.load()["process"], *(store.dead() if options.all else ())]
     say(f"no kernel runs on {options.state}; this is what is saved there" if rows else f"nothing is in {options.state}")
     columns = (dict(zip(TABLES["process"].columns, row, strict=True)) for row in sorted(rows))
@@ -211,7 +218,7 @@ async def logs(options: Namespace) -> Result:
     """Read the journal of a process that nobody runs."""
     if not (options.state / TRUTH).exists():
         raise Failure(f"nothing is in {options.state}")
-    with opened(options.state, "process") as store:
+    with opened(options.state, "process", options.key) as store:
         pids = {row[0] for row in (*store.load()["process"], *store.dead())}
         entries = [LogEntry.model_validate(entry) for entry in logged(store.journal(options.pid, options.last))]
     if options.pid not in pids:
@@ -222,13 +229,8 @@ async def logs(options: Namespace) -> Result:
 async def devices(options: Namespace) -> Result:
     """Describe what a kernel would have."""
     say(f"no kernel runs on {options.state}; this is what `tokix run` mounts without options")
-    return chosen(
-        [
-            driver.describe(name)
-            for name, driver in mounted(Namespace(root=None, mount=None, state=options.state), Guest()).items()
-        ],
-        options.names,
-    )
+    plain = Namespace(root=None, mount=None, state=options.state, key=options.key)
+    return chosen([driver.describe(name) for name, driver in mounted(plain, Guest()).items()], options.names)
 
 
 WITHOUT = {"ps": ps, "logs": logs, "devices": devices}

@@ -80,9 +80,9 @@ def mounts(plan: Scenario) -> list[Mount]:
     return [Mount.read(f"{name}={text}") for name, text in plan.devices.items()]
 
 
-def unfinished(state: Path) -> list[Mount]:
+def unfinished(state: Path, key: str | None = None) -> list[Mount]:
     """Give the devices that the scenarios need which go on in a state directory."""
-    programs = glance.unfinished(state / TRUTH).programs
+    programs = glance.unfinished(state / TRUTH, key).programs
     plans = [Scenario.model_validate(from_json(args)[0]) for name, args in programs if name == "scenario"]
     return [*{mount.name: mount for plan in plans for mount in mounts(plan)}.values()]
 

@@ -30,6 +30,7 @@ from tokix.shell.shell import Leave, Place, Shell, script
 from tokix.shell.table import Result
 from tokix.shell.ttys import Pipes
 from tokix.shell.usage import WRONG, Failure, Verb, add_json, argument
+from tokix.state import HISTORY, private
 from tokix.syscalls import Signal, Spawn
 from tokix.syscalls.abi import explain
 from tokix.terminal import Source, put
@@ -87,7 +88,7 @@ class Sitting:
         if self.interactive:
             from tokix.shell.repl import talk
 
-            return await talk(shell, keyboard, known, self.options.state / "history")
+            return await talk(shell, keyboard, known, self.history())
         try:
             if self.options.line is not None:
                 await shell.run(self.options.line)
@@ -99,6 +100,11 @@ class Sitting:
         await shell.run("wait")
         shell.code = code
         return None
+
+    def history(self) -> Path | None:
+        """Give the file of what was typed; in an encrypted state directory there is none."""
+        state = self.options.state
+        return None if private(state, self.options.key) else state / HISTORY
 
     def place(self, fate: str, ends_jobs: bool) -> Place:
         return Place(
@@ -138,7 +144,7 @@ class Sitting:
         return scenario.spawn(plan)
 
     def doctor(self, options: Namespace) -> Result:
-        return examine(self.options.state)
+        return examine(self.options.state, self.options.key)
 
     def heard(self, shell: Shell, start: Callable[..., object]) -> Mapping[int, Callable[[], object]]:
         """Say what each signal does."""
