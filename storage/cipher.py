@@ -87,20 +87,34 @@ def require(path: Path, key: str | None) -> None:
         return
     if not encrypted(path):
         raise StoreError("the file is not encrypted; leave the key out, or encrypt it with `tokix state encrypt`")
-    journal = path.with_name(f"{path.name}-journal")
-    if journal.exists() and journal.stat().st_size:
+    if _size(path, "-journal"):
         return  # the file is as a kill has left it, and only who writes to it can repair that
-    # Nothing is locked, made or repaired.
-    with closing(connect(path, key, "ro&immutable=1")) as look:
+    if _fits(path, key, "ro&immutable=1"):  # so nothing is locked, made or repaired
+        return
+    if _size(path, "-wal") and _fits(path, key, "ro"):
+        return  # a loss of power has cut the file's first page, and the log has it
+    raise StoreError(
+        "the key does not fit, or the beginning of the file is damaged; nothing was changed: "
+        "give the key with which it was encrypted, or restore a copy of the file"
+    )
+
+
+def _fits(path: Path, key: str, mode: str) -> bool:
+    """Say whether the first page can be read with a key."""
+    with closing(connect(path, key, mode)) as look:
         try:
             look.execute("PRAGMA schema_version").fetchone()
         except errors() as error:
             if getattr(error, "sqlite_errorname", "") != "SQLITE_NOTADB":
                 raise
-            raise StoreError(
-                "the key does not fit, or the beginning of the file is damaged; nothing was changed: "
-                "give the key with which it was encrypted, or restore a copy of the file"
-            ) from error
+            return False
+        return True
+
+
+def _size(path: Path, ending: str) -> int:
+    """Give the bytes of a file of SQLite beside its main one, 0 if there is none."""
+    beside = path.with_name(path.name + ending)
+    return beside.stat().st_size if beside.exists() else 0
 
 
 def _head(path: Path) -> bytes:

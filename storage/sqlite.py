@@ -89,7 +89,7 @@ class SqliteStore:
     """
 
     def __init__(self, path: Path, durable: Literal["process", "power"] = "process", key: str | None = None) -> None:
-        self.path = path.absolute()
+        self.path, self._encrypted = path.absolute(), key is not None
         with explained(self.path, "open"), ExitStack() as undo:
             # What agents say to each other is private.
             make_folder(self.path.parent)
@@ -173,10 +173,7 @@ class SqliteStore:
     def check(self) -> None:
         """Read the whole file; raises StoreError if it is damaged. Too slow for each boot: for `doctor` and tests."""
         with explained(self.path, "check"):
-            # The second looks at every page of an encrypted file, in use or not; of a plain one it says nothing.
-            tests = ("PRAGMA integrity_check(3)", "PRAGMA cipher_integrity_check")
-            found = [text for test in tests for (text,) in self._raw.execute(test).fetchmany(4)]
-            if found != ["ok"]:
+            if found := self._damage():
                 raise StoreError(f"it is damaged ({'; '.join(found)}): {_ADVICE['SQLITE_CORRUPT']}")
             (dangling,) = self._raw.execute(DANGLING).fetchone()
             try:
@@ -187,6 +184,14 @@ class SqliteStore:
                 ) from error
             if dangling:
                 raise StoreError(f"{dangling} rows refer to large text that is not there: restore a copy of the file")
+
+    def _damage(self) -> list[str]:
+        """Say what is wrong with the pages of the file: those in use, and all of an encrypted one."""
+        found = self._raw.execute("PRAGMA integrity_check(3)").fetchall()
+        if self._encrypted:
+            self._raw.execute("PRAGMA wal_checkpoint").fetchall()  # what is next does not look into the log
+            found += self._raw.execute("PRAGMA cipher_integrity_check").fetchmany(3)
+        return [text for (text,) in found if text != "ok"]
 
     def settle(self) -> None:
         """Bring all that is in the log into the file, and have no log from now on: the file alone is the store."""

@@ -211,3 +211,40 @@ def test_errors_of_both_drivers_are_of_the_store(path: Path) -> None:
         assert store.load()["message"] == []
     with pytest.raises(StoreError, match="closed"):
         store.load()
+
+
+def test_a_first_page_that_is_cut_but_in_the_log_too(filled: Path) -> None:
+    """As a loss of power can leave it in the middle of a checkpoint."""
+    spoil(filled, 2000)
+    before = filled.read_bytes()
+    assert "the key does not fit" in refusal(filled, OTHER)
+    assert filled.read_bytes() == before
+    with opened(filled, KEY) as store:
+        store.check()
+        assert len(store.load()["message"]) == 500
+
+
+def test_a_file_whose_making_was_cut_short(path: Path) -> None:
+    """A kill in the first transaction leaves a journal: who opens it next begins anew."""
+    code = "import sys; sys.path.insert(0, sys.argv[2]); from test_encrypted_store import *; unborn(Path(sys.argv[1]))"
+    with python(code, path, Path(__file__).parent) as child:
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert path.stat().st_size
+    assert path.with_name("tokix.db-journal").stat().st_size
+    for key in (KEY, PASSPHRASE):
+        with opened(path.with_name("tokix.db"), key) as store:
+            fill(store)
+            store.check()
+        path.unlink()
+
+
+def unborn(path: Path) -> None:
+    """Die when the first pages of a new file are written, and not yet its own."""
+    raw = cipher.connect(path, KEY)
+    raw.execute("PRAGMA cache_size = 1")
+    raw.execute("BEGIN")
+    for n in range(30):
+        raw.execute(f"CREATE TABLE t{n} (x)")
+        raw.execute(f"INSERT INTO t{n} VALUES (zeroblob(9000))")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -76,7 +76,8 @@ async def connected(state: Path, program: str) -> AsyncIterator[Client]:
 
 def kept_as_asked(options: Namespace) -> None:
     """Raise Failure if a kernel that runs already would save in plain text what is to be encrypted."""
-    if options.key is not None and not encrypted(options.state / TRUTH):
+    truth = options.state / TRUTH
+    if options.key is not None and truth.exists() and not encrypted(truth):
         raise Failure(f"a kernel runs on {options.state} already, and encrypts nothing: stop it, or leave the key out")
 
 
