@@ -239,6 +239,22 @@ def test_the_look_before_a_boot_needs_the_key(state: Path) -> None:
         assert glance.unfinished(state / TRUTH, wrong) == (None, ())
 
 
+def test_a_key_that_does_not_fit_is_noticed_before_a_model_is_loaded(
+    state: Path, key: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokix import machines
+
+    words = ["run", "--state", str(state)]
+    assert cli.main([*words, "--key-file", str(key), "echo", "hi"]) == 0
+    monkeypatch.setattr(machines, "load", lambda *_, **__: pytest.fail("a model is loaded"))
+    capsys.readouterr()
+    assert cli.main([*words, "echo", "hi"]) == 1
+    assert f"cannot open {state / TRUTH}: the file is not a database, or it is encrypted" in capsys.readouterr().err
+    key.write_text("another")
+    assert cli.main([*words, "--key-file", str(key), "echo", "hi"]) == 1
+    assert f"cannot open {state / TRUTH}: the key does not fit" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

@@ -159,6 +159,22 @@ def test_a_kill_inside_a_write_leaves_the_old_store(path: Path, size: int) -> No
     assert not beside(path).exists()
 
 
+def test_a_copy_that_is_not_sound_replaces_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = SqliteStore.take
+
+    def careless(self: SqliteStore, other: SqliteStore) -> None:
+        take(self, other)
+        self._raw.execute("DELETE FROM blob")
+
+    fill(path, KEY)
+    before = content(path, KEY)
+    monkeypatch.setattr(SqliteStore, "take", careless)
+    with pytest.raises(StoreError, match="large text that is not there"):
+        rewrite(path, KEY, None)
+    assert content(path, KEY) == before
+    assert not beside(path).exists()
+
+
 def test_a_store_in_use_and_a_wrong_key(path: Path) -> None:
     fill(path, KEY)
     with opened(path, KEY), pytest.raises(StoreError, match="in use by another kernel"):

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -43,6 +44,8 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
     """Boot a kernel of the shape that was asked for."""
     person = Guest()
     await checkpoint()  # a Ctrl-C that came until here; the loop does not turn while a model is loaded
+    if options.durable != "none":
+        check_key(options.state / TRUTH, options.key)
     begun = glance.unfinished(options.state / TRUTH, options.key).model  # it goes on on that
     shape = {name: getattr(options, name) for name in ("window", "frames", "slots")}
     if options.key is not None:
@@ -69,6 +72,15 @@ async def booted(options: Namespace, **more: Any) -> AsyncIterator[System]:
         if options.seed is not None and options.seed != system.kernel.seed:
             say(f"--seed has no effect: what is in {options.state} began with seed {system.kernel.seed}")
         yield system
+
+
+def check_key(truth: Path, key: str | None) -> None:
+    """Raise StoreError for a key that does not fit: better now than when a model has been fetched and loaded."""
+    from tokix.storage.cipher import require
+    from tokix.storage.sqlite import explained
+
+    with explained(truth, "open"):
+        require(truth, key)
 
 
 def mounted(options: Namespace, person: Person) -> dict[str, Driver]:
