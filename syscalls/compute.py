@@ -21,8 +21,9 @@ class ChatMessage(Value):
 class Recalled(Value):
     """A page that a search found.
 
-    The score of a dense search is the cosine, at most 1; of a lexical one BM25, without bounds; of a fused one it is 1
-    for the first in both lists, and less for all others.
+    The score of a dense search is the cosine, at most 1; of a lexical one BM25, without bounds. In a fused one both
+    count as a part of the best of their list: 1 is for the first in both lists, 0.75 for the first in meaning alone. A
+    page that goes first because an older one is like it has the score of that.
     """
 
     id: int

@@ -124,11 +124,12 @@ class Recall(Syscall[list[Recalled]]):
 
     That is what has left the window, and of the caller's own the regions that are mapped; or one of these alone.
 
-    Near in meaning (`dense`), in words (`lexical`), or in both: `fused`, where a page's places in the two lists decide.
-    Those that fit give their text, within a budget of tokens. With `load` they also come back into the caller's window,
-    behind all other pages, as copies which are not stored again when they leave; the budget is a quarter of the window
-    then, at most. Raises EINVAL, ESRCH, EPERM, EBADF; with `load` EDQUOT, ENOMEM; EIO if the encoder fails. Without an
-    encoder `dense` raises ENOENT, and `fused` goes by words alone.
+    Near in meaning (`dense`), in words (`lexical`), or in both: `fused`, where meaning counts more than words, and the
+    newer of two pages that are alike and about as near goes first, for it may be a correction. Those that fit give
+    their text, within a budget of tokens. With `load` they also come back into the caller's window, behind all other
+    pages, as copies which are not stored again when they leave; the budget is a quarter of the window then, at most.
+    Raises EINVAL, ESRCH, EPERM, EBADF; with `load` EDQUOT, ENOMEM; EIO if the encoder fails. Without an encoder `dense`
+    raises ENOENT, and `fused` goes by words alone.
     """
 
     call: Literal["recall"] = "recall"

@@ -7,8 +7,8 @@ import pytest
 from facts import FACTS, learn
 from harness import always, run
 from stores import Reopen, put, row
-from tokix.archive import fused
 from tokix.kernel.ports import Key, Only
+from tokix.ranking import fused
 from tokix.storage.lexical import CANDIDATES, wanted
 from tokix.syscalls import Append, Evict, Forget, Recall, Think
 
@@ -100,7 +100,7 @@ def test_a_fused_list_has_those_first_that_both_lists_have() -> None:
     second: Ranked
     first, second = [(0.9, a), (0.8, b), (0.7, c)], [(7.0, b), (5.0, d), (3.0, a)]
     ranked = fused([first, second])
-    assert [key for _, key in ranked] == [b, a, d, c]
+    assert [key for _, key in ranked] == [b, a, c, d], "meaning counts more than words"
     assert fused([first[:1], second[2:]]) == [(1.0, a)]
     assert fused([first])[0] == (1.0, a)
     assert fused([]) == fused([[], []]) == []

@@ -23,6 +23,7 @@ from anyio.lowlevel import checkpoint
 
 from tokix.kernel.events import Answer, Embedded, Encode, List, Search
 from tokix.kernel.ports import ALL, ARCHIVE, TABLES
+from tokix.ranking import HEAD, fused, newer_first
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 #: Vectors that are compared at once, and texts that are embedded at once.
 CHUNK, BATCH = 2048, 8
-#: A fused search takes at least so many pages of each list; how little the first places of a list count more.
-DEPTH, RANK = 50, 60
+#: A fused search takes at least so many pages of each list.
+DEPTH = 50
 
 Space = tuple[int, str]
 Embedding = tuple[list["Key"], list[str]]
@@ -121,10 +122,7 @@ class Archive:
         return effect.how == "dense" or (effect.how == "fused" and self.encoder is not None)
 
     def search(self, effect: Search, query: list[float] | None) -> Iterator[list[dict[str, Any]]]:
-        """Find pages, with the vector of the query if `embeds`; gives an empty list after each chunk, the result last.
-
-        A fused search adds 1 / (RANK + place) of both lists (reciprocal rank fusion: Cormack et al., 2009).
-        """
+        """Find pages, with the query's vector if `embeds`; gives an empty list after each chunk, the result last."""
         depth = effect.k if effect.how != "fused" else max(DEPTH, 4 * effect.k)
         lists: list[list[tuple[float, Key]]] = []
         if effect.how != "lexical" and query is not None:
@@ -137,6 +135,9 @@ class Archive:
             matches = self.store.match(effect.query, effect.spaces, depth, effect.only)
             lists.append([(score, row[:3]) for score, row in matches])
         ranked = fused(lists) if effect.how == "fused" else lists[0]
+        if len(lists) == 2:
+            vectors = {key: self.vector(key) for _, key in ranked[:HEAD]}
+            ranked = newer_first(ranked, {key: score for score, key in lists[1]}, vectors)
         pages = [(score, row) for score, key in ranked[: effect.k] for row in self.store.read("page", key)]
         yield [
             {
@@ -165,6 +166,12 @@ class Archive:
                 found = [hit for hit in found if self.allowed(hit[2], effect.only)]
             best = nlargest(depth, [*best, *found])
             yield best
+
+    def vector(self, key: Key) -> array[float]:
+        """Give the vector of a page; an empty one if it has none, or none of this encoder."""
+        rows = self.store.read("vector", key)
+        known = next((row[4] for row in rows if row[3] == self.needed().name), b"")
+        return unpack(self.fresh.get(key, known))
 
     def allowed(self, key: Key, only: Only) -> bool:
         """Say whether a page is still there, and may be found."""
@@ -248,17 +255,6 @@ class Desk:
         for start in range(0, len(effect.texts), BATCH):
             vectors += await self.thread.call(encode, encoder, effect.texts[start : start + BATCH])
         return vectors
-
-
-def fused(lists: list[list[tuple[float, Key]]]) -> list[tuple[float, Key]]:
-    """Make one list of several, best first; who is first in all has 1."""
-    scores: dict[Key, float] = {}
-    for ranked in lists:
-        for place, (_, key) in enumerate(ranked, 1):
-            scores[key] = scores.get(key, 0.0) + (RANK + 1) / (RANK + place) / len(lists)
-    return sorted(
-        ((score, key) for key, score in scores.items()), key=lambda hit: (-hit[0], -int(hit[1][2] or 0), hit[1])
-    )
 
 
 def pack(vector: list[float]) -> bytes:
