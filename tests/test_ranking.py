@@ -11,9 +11,11 @@ from tokix.syscalls import Append, Evict, Recall
 
 Ranked = list[tuple[float, Key]]
 
-OLD, NEW, OTHER = ((1, "", n) for n in (3, 7, 5))
+OLD: Key = (1, "", 3)
+NEW: Key = (1, "", 7)
+OTHER: Key = (1, "", 5)
 #: Two vectors that are as near as they have to be, and one that is not.
-NEAR = {OLD: [1.0, 0.0], NEW: [ALIKE + 0.01, 0.8], OTHER: [ALIKE - 0.01, 0.8]}
+NEAR: dict[Key, list[float]] = {OLD: [1.0, 0.0], NEW: [ALIKE + 0.01, 0.8], OTHER: [ALIKE - 0.01, 0.8]}
 
 
 def order(ranked: Ranked) -> list[Key]:
