@@ -112,7 +112,8 @@ def endured(kinds: dict[str, Any]) -> Table:
 
 
 def measured(options: argparse.Namespace, report: Callable[[str], None]) -> dict[str, Any]:
-    encoder = Known(ToyEncoder() if options.toy else MiniLM(models.locate(EMBEDDER)))
+    embeds = not options.toy and {"facts", "chains"} & {*options.part}
+    encoder = Known(MiniLM(models.locate(EMBEDDER)) if embeds else ToyEncoder())
     templates, start = (BUILD, BUILDING) if options.build else (JUDGE, 0)
     seeds = range(start, start + (1 if options.quick else options.seeds))
     chromas = find_spec("chromadb") is not None
