@@ -100,6 +100,7 @@ def endured(kinds: dict[str, Any]) -> Table:
         "again": "tokens computed again for each new one",
         "formula": "LOW / (HIGH − LOW)",
         "latency": "latency of a turn, last tenth : first",
+        "median": "the same of the median turn",
         "disk": "disk of a turn, last tenth : first",
         "bytes": "bytes of a turn",
         "twice": "texts that are kept twice",
@@ -107,7 +108,8 @@ def endured(kinds: dict[str, Any]) -> Table:
     }
     made = table("", kinds, "a conversation without end")
     for key, name in names.items():
-        made.add_row(name, *(f"{kind[key]:.4g}" for kind in kinds.values()))
+        values = (kind[key] for kind in kinds.values())
+        made.add_row(name, *(str(value) if isinstance(value, int) else f"{value:.4g}" for value in values))
     return made
 
 

@@ -2,7 +2,7 @@
 
     most                the most tokens that the window had after any step of the kernel, as a part of it
     again               tokens that were computed once more for each that was new, and what the marks of the pager say
-    latency, disk       what a turn takes in the last tenth over what it takes in the first (medians; bytes of the file)
+    latency, disk       what a turn takes in the last tenth over what it takes in the first; in most, no page leaves
     twice, lost         texts that are in the archive twice; texts that are in neither the archive nor the window
 
 Once without a search; and, with fewer turns, with demand paging, where each searches and brings pages back. A search
@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +93,9 @@ class Conversation:
             "turns": self.turns,
             "most": self.most / WINDOW,
             "formula": LOW / (HIGH - LOW),
-            "latency": median(self.last(self.seconds)) / median(self.first(self.seconds)),
-            "ms": 1e3 * median(self.first(self.seconds)),
+            "latency": mean(self.last(self.seconds)) / mean(self.first(self.seconds)),
+            "median": median(self.last(self.seconds)) / median(self.first(self.seconds)),
+            "ms": 1e3 * mean(self.first(self.seconds)),
             "disk": (self.bytes[-1] - self.bytes[-2]) / (self.bytes[1] - self.bytes[0]),
             "bytes": (self.bytes[-1] - self.bytes[0]) / self.turns,
             **self.end,
