@@ -14,8 +14,14 @@ Ranked = list[tuple[float, Key]]
 OLD: Key = (1, "", 3)
 NEW: Key = (1, "", 7)
 OTHER: Key = (1, "", 5)
+ELSEWHERE: Key = (0, "notes", 9)
 #: Two vectors that are as near as they have to be, and one that is not.
-NEAR: dict[Key, list[float]] = {OLD: [1.0, 0.0], NEW: [ALIKE + 0.01, 0.8], OTHER: [ALIKE - 0.01, 0.8]}
+NEAR: dict[Key, list[float]] = {
+    OLD: [1.0, 0.0],
+    NEW: [ALIKE + 0.01, 0.8],
+    OTHER: [ALIKE - 0.01, 0.8],
+    ELSEWHERE: [1.0, 0.0],
+}
 
 
 def order(ranked: Ranked) -> list[Key]:
@@ -53,6 +59,7 @@ def test_of_two_that_are_alike_the_newer_goes_first_with_the_score_of_the_older(
         pytest.param([(0.9, OLD), (0.8, NEW)], {OLD: 1.0, NEW: 0.9 * SAID}, id="found by fewer words"),
         pytest.param([(0.9, OLD), (0.8, NEW)], {}, id="found by no word"),
         pytest.param([(0.9, NEW), (0.8, OLD)], {OLD: 1.0, NEW: 1.0}, id="older"),
+        pytest.param([(0.9, OLD), (0.8, ELSEWHERE)], {OLD: 1.0, ELSEWHERE: 1.0}, id="of another space"),
         pytest.param([(0.9, OLD), (0.8, (1, "", 99))], {OLD: 1.0, (1, "", 99): 1.0}, id="without a vector"),
     ],
 )

@@ -1,7 +1,7 @@
 """How the lists of a fused search become one.
 
-A list has scores and keys of pages, best first; ids of pages grow with the conversation. All here is a function of the
-lists and the vectors, and no clock counts, so the same archive gives the same order.
+A list has scores and keys of pages, best first; in a space ids grow with the conversation, so the larger is newer. All
+here is a function of the lists and the vectors, and no clock counts, so the same archive gives the same order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def newer_first(ranked: Ranked, words: Mapping[Key, float], vectors: Mapping[Key
     for score, key in head:
         for better, older in head:
             if (
-                newness(older) < newness(key)
+                key[:2] == older[:2]
+                and newness(older) < newness(key)
                 and score < better <= score + SLACK
                 and words.get(key, 0.0) >= SAID * words.get(older, 0.0) > 0
                 and sum(map(mul, vectors.get(key, ()), vectors.get(older, ()))) >= ALIKE
