@@ -55,7 +55,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 
 def table(first: str, columns: Iterable[str], title: str) -> Table:
-    made = Table(first, title=title, box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(first, title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     made.columns[0].no_wrap = True
     for column in columns:
         made.add_column(column, justify="right")
