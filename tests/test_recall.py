@@ -33,7 +33,7 @@ def test_recall_finds_what_has_left_and_only_that():
         return [
             empty,
             ids,
-            [f.model_dump(exclude={"at"}) for f in found],
+            [f.model_dump(exclude={"at", "region"}) for f in found],
             [f.id for f in await Recall(query="Turin", k=9)],
         ]
 
