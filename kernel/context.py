@@ -40,6 +40,9 @@ class Page(NamedTuple):
     #: When it was said, in seconds since 1970; the entry of the log that brought it, if it is in the log.
     at: float = 0.0
     born: int = -1
+    #: The newest answer that was made while it was in the window. Noted of answers, and of what is in the archive; of
+    #: all others it is the newest there is: see `Context.answer`.
+    used: int | None = None
 
 
 #: The id of the page that stands for those that have left (see `stubs`).
@@ -69,6 +72,8 @@ class Context:
     advice: Advice = ADVICE
     #: The regions that it has mapped, and whether it may append to them.
     maps: dict[str, bool] = field(default_factory=dict)
+    #: The newest answer that a `Think` has made; −1 if there is none.
+    answer: int = -1
     #: It has rows of its own in the store.
     filed: bool = False
     table: list[int] = field(default_factory=list)
@@ -95,9 +100,8 @@ class Context:
 
     def twin(self) -> Context:
         """Give a copy without frames, which has nothing in the store."""
-        return Context(
-            self.tokens.copy(), self.pages.copy(), self.archived.copy(), self.next_page, self.advice, self.maps
-        )
+        tokens, pages, archived = self.tokens.copy(), self.pages.copy(), self.archived.copy()
+        return Context(tokens, pages, archived, self.next_page, self.advice, self.maps, self.answer)
 
     def same_as(self, other: Context) -> bool:
         """Say whether the conversations are equal, in the window and out of it."""
@@ -123,6 +127,7 @@ class Context:
             ctx.advice = Advice(*rest[0])
         if rest[1:]:
             ctx.maps = rest[1]
+        ctx.answer = max((page.used for page in (*ctx.pages, *records.values()) if page.used is not None), default=-1)
         ctx.begin_log()
         return ctx
 

@@ -24,3 +24,8 @@ class Counters:
     copies: int = 0
     outs: int = 0
     ins: int = 0
+    #: Tokens that the machine has sampled.
+    sampled: int = 0
+    #: Pages that were brought back into a window, and pages that have left one.
+    faults: int = 0
+    evictions: int = 0

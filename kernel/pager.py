@@ -260,11 +260,12 @@ def turn(k: Kernel, b: Branch, ctx: Context, plan: Plan) -> None:
     ctx.next_page += len(plan.fresh)
     at, born = b.proc.moment(k.now)
     fresh = [page if page.source is not None else page._replace(at=at, born=born) for page, _ in plan.fresh]
-    before = ctx.pages
+    before, answer = ctx.pages, ctx.answer
     ctx.pages = staying(ctx, plan) + [page for page in fresh if page.id not in plan.out]
+    tally(k, b.proc, came=sum(page.source is not None and page.id not in plan.out for page in fresh))
     for page in [*before, *fresh] if plan.out else ():
         if page.id in plan.out and page.id != STUB:
-            archive(k, b, ctx, page)
+            archive(k, b, ctx, page._replace(used=answer if page.id <= answer else None))
 
 
 def staying(ctx: Context, plan: Plan) -> list[Page]:
@@ -275,20 +276,31 @@ def staying(ctx: Context, plan: Plan) -> list[Page]:
     return pages
 
 
+def tally(k: Kernel, process: Process, came: int = 0, left: int = 0) -> None:
+    """Count pages that came back into a window and pages that left one, for reports; a replay moves no others."""
+    if not process.replaying:
+        for counters in (process, k.scheduler.mmu.counters):
+            counters.faults += came
+            counters.evictions += left
+
+
 def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
     """File a page that has left the window, in pieces if it is long; a copy is in the archive already."""
     process = b.proc
+    tally(k, process, left=1)
     if k.probes:
         k.probe("evict", process.pid, f"page {page.id}, {page.tokens} tokens")
     if page.source is not None:
+        if page.used is not None and page.source in ctx.archived:
+            ctx.archived[page.source] = ctx.archived[page.source]._replace(used=page.used)
         return
     pid, name = space(b)
     for number, (text, tokens) in enumerate(cut(k.machine, page.role, page.text, longest(process.window))):
         id = page.id
         if number:
             id, ctx.next_page = ctx.next_page, ctx.next_page + 1
-        ctx.archived[id] = Page(
-            page.role, len(tokens), False, beginning(text), id, page.message, at=page.at, born=page.born
+        ctx.archived[id] = page._replace(
+            tokens=len(tokens), pinned=False, text=beginning(text), id=id, importance=0
         )
         if not process.replaying:
             row = (pid, name, id, page.message, page.role, len(tokens), page.at, text)

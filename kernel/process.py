@@ -182,6 +182,10 @@ class Process:
     reserved: int = 0
     #: What its calls of devices have cost.
     cost: int = 0
+    #: Since boot, for reports (see `counters`): tokens of bursts that are over, pages that came back, pages that left.
+    sampled: int = 0
+    faults: int = 0
+    evictions: int = 0
     # What few processes have is made when it is needed: an idle process costs a few kilobytes.
     mailbox: deque[Mail] | None = None
     #: Branches that wait to receive from the mailbox; those that wait to send to it, with the JSON of the body.

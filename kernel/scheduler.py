@@ -309,6 +309,7 @@ class Scheduler:
         (due, rows, _), bursts = self.flights.popleft() if self.flights else Flight(Tick(0, [], []), [])
         if serial != due or len(tokens) != len(rows):
             raise KernelBug(f"tick {due} was in flight, the machine answers for {serial} with {len(tokens)} rows")
+        self.mmu.counters.sampled += len(tokens) - tokens.count(None)
         events = []
         quantum, stops = self.policy.quantum, self.stops
         for burst, row, token in zip(bursts, rows, tokens, strict=True):

@@ -58,7 +58,7 @@ from tokix.syscalls.process import (
 from tokix.syscalls.program import program
 from tokix.syscalls.regions import Map, RegionInfo, Regions, Unlink, Unmap
 from tokix.syscalls.rights import Drop, Grant
-from tokix.syscalls.system import Journal, LogEntry, Sched, SchedInfo
+from tokix.syscalls.system import Journal, LogEntry, ProcessUse, Sched, SchedInfo, Sysinfo, SystemInfo
 from tokix.syscalls.time import Now, Random
 
 __all__ = [
@@ -111,6 +111,7 @@ __all__ = [
     "Pages",
     "Pin",
     "ProcessInfo",
+    "ProcessUse",
     "Random",
     "Read",
     "Recall",
@@ -135,6 +136,8 @@ __all__ = [
     "Stat",
     "Syscall",
     "SyscallError",
+    "Sysinfo",
+    "SystemInfo",
     "Think",
     "Unlink",
     "Unmap",

@@ -19,7 +19,7 @@ from tokix.syscalls.messages import Recv, Send
 from tokix.syscalls.process import Exec, Exit, Fork, GetPid, Kill, Renice, SetLimit, Sleep, Spawn, Stat, Wait
 from tokix.syscalls.regions import Map, Regions, Unlink, Unmap
 from tokix.syscalls.rights import Drop, Grant
-from tokix.syscalls.system import Journal, Sched
+from tokix.syscalls.system import Journal, Sched, Sysinfo
 from tokix.syscalls.time import Now, Random
 
 CALLS: tuple[type[Syscall[Any]], ...] = (
@@ -32,7 +32,7 @@ CALLS: tuple[type[Syscall[Any]], ...] = (
     *(Gather, Select),
     *(Grant, Drop),
     *(Now, Random),
-    *(Sched, Journal),
+    *(Sched, Sysinfo, Journal),
 )
 
 AnySyscall = Annotated[
@@ -45,7 +45,7 @@ AnySyscall = Annotated[
     | Gather | Select
     | Grant | Drop
     | Now | Random
-    | Sched | Journal,
+    | Sched | Sysinfo | Journal,
     Field(discriminator="call"),
 ]  # fmt: skip
 

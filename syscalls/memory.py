@@ -42,6 +42,9 @@ class PageInfo(Value):
     region: str = ""
     #: When it was said, in seconds since 1970.
     at: float = 0.0
+    #: The newest answer that was made while it was in the window: its id grows with the conversation. None if it was in
+    #: no prompt yet; of the stub it is not known.
+    used: int | None = None
 
 
 class Saved(Value):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tokix.syscalls.base import Syscall, Value
+from tokix.syscalls.process import ProcessInfo
 
 
 class SchedInfo(Value):
@@ -18,6 +19,56 @@ class SchedInfo(Value):
     lanes: int
     running: int
     waiting: int
+
+
+class ProcessUse(ProcessInfo):
+    """A line of the process table, with what the process has of the machine. Counts begin at boot."""
+
+    #: The lanes of its bursts, and whether they wait for one.
+    running: list[int] = []
+    waiting: int = 0
+    #: Tokens in its windows, those of its branches too, and of these how many the machine has in frames.
+    resident: int = 0
+    computed: int = 0
+    #: Tokens at the beginning of its own window whose frames other contexts have too.
+    shared: int = 0
+    #: Its own pages in the window, those in the archive, and the tokens of these.
+    pages: int = 0
+    archived: int = 0
+    evicted: int = 0
+    #: Tokens that were generated for it; pages that came back into its windows, and that have left them.
+    sampled: int = 0
+    faults: int = 0
+    evictions: int = 0
+
+
+class SystemInfo(Value):
+    """How the machine is used. Counts begin at boot."""
+
+    schedule: SchedInfo
+    #: Tokens of a context that the machine sees at once, and of a frame.
+    window: int
+    frame: int
+    #: Frames of the machine; those that contexts have, those of them that several have, and those that only keep what
+    #: was computed, until somebody needs the room or begins alike. The others are free.
+    frames: int
+    used: int
+    shared: int
+    cached: int
+    #: Slots of the swap file, and those that hold something.
+    slots: int
+    swapped: int
+    #: Ticks, tokens fed and sampled in them, tokens that were found in frames instead of being fed.
+    ticks: int
+    fed: int
+    sampled: int
+    hits: int
+    #: Pages that came back into windows, and that have left them; frames that were moved out to slots, and back.
+    faults: int
+    evictions: int
+    outs: int
+    ins: int
+    processes: list[ProcessUse]
 
 
 class LogEntry(Value):
@@ -46,6 +97,14 @@ class Sched(Syscall[SchedInfo]):
     policy: Literal["FCFS", "RR", "PRIORITY", "SJF", "MLFQ", "LAS", "FAIR", "MIXED"] | None = None
     #: Tokens in a turn, with a policy that has turns; None is that policy's own.
     quantum: int | None = Field(default=None, ge=1)
+
+
+class Sysinfo(Syscall[SystemInfo]):
+    """Say how the machine is used, and by whom: by all processes, or by one. Raises ESRCH."""
+
+    call: Literal["sysinfo"] = "sysinfo"
+    observes = True
+    pid: int | None = None
 
 
 class Journal(Syscall[list[LogEntry]]):

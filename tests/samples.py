@@ -34,6 +34,7 @@ from tokix.syscalls import (
     Pages,
     Pin,
     ProcessInfo,
+    ProcessUse,
     Random,
     Read,
     Recall,
@@ -55,6 +56,8 @@ from tokix.syscalls import (
     Sleep,
     Spawn,
     Stat,
+    Sysinfo,
+    SystemInfo,
     Think,
     Unlink,
     Unmap,
@@ -114,6 +117,7 @@ FULL = (
     Now(),
     Random(),
     Sched(policy="RR", quantum=8),
+    Sysinfo(pid=3),
     Journal(pid=3, last=20),
 )
 SHORT = (
@@ -143,12 +147,20 @@ SHORT = (
     Recv(),
     Drop(),
     Sched(),
+    Sysinfo(),
     Journal(pid=3),
 )
 
 PAGE = PageInfo(id=5, role="user", tokens=3, pinned=False, text="x", resident=False, message=4, recalled=2)
 STATUS = ExitStatus(pid=3, program="p", reason="exit", value=[math.inf, "é"], detail="d")
 PROCESS = ProcessInfo(pid=3, ppid=1, program="p", args=[1, None], state="ZOMBIE", status=STATUS)
+SCHEDULE = SchedInfo(policy="FCFS", quantum=None, lanes=8, running=2, waiting=0)
+USE = ProcessUse(pid=3, ppid=1, program="p", args=[1, None], state="RUNNING", running=[0, 2], resident=9, computed=8)
+SYSTEM = SystemInfo(
+    schedule=SCHEDULE,
+    **dict.fromkeys([name for name in SystemInfo.model_fields if name not in ("schedule", "processes")], 7),
+    processes=[USE],
+)
 DEVICE = DeviceInfo(name="d", ops=[OpInfo(name="o", doc="", effect="pure", parameters={"type": "object"}, timeout=1.5)])
 #: A reply of each call that has one.
 REPLIES = {
@@ -191,7 +203,8 @@ REPLIES = {
     Drop: None,
     Now: 1234.5678901234567,
     Random: 0.1,
-    Sched: SchedInfo(policy="FCFS", quantum=None, lanes=8, running=2, waiting=0),
+    Sched: SCHEDULE,
+    Sysinfo: SYSTEM,
     Journal: [LogEntry(epoch=0, seq=1, path="2.0.1", call="now", ok=True, value="1.5")],
 }
 

@@ -258,8 +258,9 @@ def settle(k: Kernel, b: Branch, ctx: Context, c: Think, plan: Plan, reply: Comp
     ctx.tokens += [*reply.tokens, *closing]
     pager.turn(k, b, ctx, plan)
     answer = len(opening) + len(reply.tokens) + len(closing)
-    at, born = b.proc.moment(k.now)
-    ctx.pages.append(Page("assistant", answer, False, reply.text, ctx.next_page, ctx.next_page, at=at, born=born))
+    id, (at, born) = ctx.next_page, b.proc.moment(k.now)
+    ctx.pages.append(Page("assistant", answer, False, reply.text, id, id, at=at, born=born, used=id))
+    ctx.answer = id
     ctx.next_page += 1
 
 
@@ -273,7 +274,9 @@ def redo_think(k: Kernel, b: Branch, c: Think, value: Completion) -> None:
 
 
 def unreserve(process: Process, plan: Plan, burst: Burst) -> None:
+    """A burst uses no more of the limit."""
     process.reserved -= burst.end - burst.prompt + plan.charge
+    process.sampled += burst.generated
 
 
 def withdraw(k: Kernel, b: Branch) -> None:

@@ -135,7 +135,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
         k.effects.append(List(b.key, region.space))
         return BLOCKED
     ctx = _context_of(k, b, c.pid)
-    resident = {page.id for page in ctx.pages}
+    resident, answer = {page.id for page in ctx.pages}, ctx.answer
     return [
         PageInfo(
             id=page.id,
@@ -149,6 +149,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
             importance=page.importance,
             region=page.region,
             at=page.at,
+            used=answer if page.id in resident and STUB != page.id <= answer else page.used,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
     ]
