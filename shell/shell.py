@@ -10,6 +10,7 @@ import re
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGINT, SIGTSTP
 
 import anyio
@@ -76,6 +77,8 @@ class Place:
     more: dict[str, tuple[Verb, Callable[[Namespace], Result]]]
     #: A person sits at the terminal.
     interactive: bool
+    #: The state directory.
+    state: Path
     #: The width of the terminal, None if there is none.
     width: Callable[[], int | None]
 
@@ -220,6 +223,7 @@ class Shell:
         options = self._parsed(verb_parser(name, verb), [name, *words])
         if options is None:
             return 0
+        options.state = self.place.state
         return self._show(
             self.place.more[name][1](options) if name in self.place.more else await ACTS[name](self.client, options),
             options,

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from tokix.shell.status import one_line
-from tokix.syscalls import DeviceInfo, LogEntry, OpInfo, PageInfo, ProcessInfo, Recalled, Saved, SchedInfo
+from tokix.shell.window import Line, picture, shared
+from tokix.syscalls import (
+    DeviceInfo,
+    LogEntry,
+    OpInfo,
+    PageInfo,
+    ProcessInfo,
+    ProcessUse,
+    Recalled,
+    Saved,
+    SchedInfo,
+    SystemInfo,
+)
 from tokix.syscalls.base import Value, codec, to_json
 
 _JSON = codec(Any)
@@ -31,6 +43,9 @@ class Table:
     fixed: frozenset[str] = frozenset()
     #: Cut lines that are too long for the terminal, instead of folding them.
     cut: bool = False
+    #: On a terminal: draws what is above the table, at a width; and how many rows there are, of more the last.
+    above: Callable[[int], list[Line]] | None = None
+    most: int | None = None
 
 
 @dataclass(slots=True)
@@ -75,20 +90,27 @@ def as_table(table: Table, width: int) -> str:
     from rich.table import Table as Drawing
     from rich.text import Text
 
+    overflow: Literal["ellipsis", "fold"] = "ellipsis" if table.cut else "fold"
     drawing = Drawing(box=None, pad_edge=False, header_style="bold")
     for column in table.columns:
         number = column in table.numbers
         drawing.add_column(
             column,
             justify="right" if number else "left",
-            no_wrap=number or table.cut or column in table.fixed,
-            overflow="ellipsis" if table.cut else "fold",
+            no_wrap=number or column in table.fixed,
+            overflow="fold",
         )
-    for row in table.rows:
+    hidden = 0 if table.most is None else max(0, len(table.rows) - table.most)
+    for row in table.rows[hidden:]:
         cells = zip(table.columns, row, strict=True)
-        drawing.add_row(*(Text(brief(cell) if column == "PROGRAM" else cell) for column, cell in cells))
+        texts = (brief(cell) if column == "PROGRAM" else cell for column, cell in cells)
+        drawing.add_row(*(Text(text, no_wrap=table.cut, overflow=overflow) for text in texts))
     page = StringIO()
     console = Console(file=page, force_terminal=True, width=width, highlight=False)
+    for line in table.above(width) if table.above else ():
+        console.print(Text.assemble(*((text, style) for style, text in line)))
+    if hidden:
+        console.print(Text(f"{hidden} earlier rows are not shown: --all shows them", "dim"))
     console.print(drawing)
     return page.getvalue()
 
@@ -166,26 +188,35 @@ def _kind(schema: dict[str, Any]) -> str:
     return " | ".join(either) or str(schema.get("type") or schema.get("$ref", "any").rpartition("/")[2])
 
 
-def of_pages(pages: list[PageInfo]) -> Table:
+def of_pages(pages: list[PageInfo], use: ProcessUse, system: SystemInfo, most: int | None) -> Table:
     rows = [
         [
-            str(page.id),
-            page.role,
-            str(page.tokens),
-            "window" if page.resident else "archive",
-            _mark(page),
-            one_line(page.text),
+            *(str(page.id), page.role, str(page.tokens), "window" if page.resident else "archive"),
+            *(_marks(page, use), "-" if page.used is None else str(page.used), one_line(page.text)),
         ]
         for page in pages
     ]
-    columns = ("PAGE", "ROLE", "TOKENS", "WHERE", "", "TEXT")
-    return Table(columns, rows, list(pages), frozenset({"PAGE", "TOKENS"}), frozenset({"WHERE", "ROLE", ""}), cut=True)
+    columns = ("PAGE", "ROLE", "TOKENS", "WHERE", "STATE", "USED BY", "TEXT")
+    return Table(
+        columns,
+        rows,
+        list(pages),
+        frozenset({"PAGE", "TOKENS", "USED BY"}),
+        frozenset({"WHERE", "ROLE", "STATE"}),
+        cut=True,
+        above=lambda width: picture(pages, use, system, width),
+        most=most,
+    )
 
 
-def _mark(page: PageInfo) -> str:
-    if page.id < 0:
-        return "stub"
-    return "pinned" if page.pinned else "" if page.recalled is None else f"recalled {page.recalled}"
+def _marks(page: PageInfo, use: ProcessUse) -> str:
+    marks = {
+        "stub": page.id < 0,
+        "pinned": page.pinned,
+        f"recalled {page.recalled}": page.recalled is not None,
+        "shared": shared(page, use),
+    }
+    return " ".join(mark for mark, holds in marks.items() if holds)
 
 
 def of_recalled(found: list[Recalled]) -> Table:
@@ -199,6 +230,36 @@ def of_saved(pid: int, path: str, saved: Saved) -> Table:
     columns = ("PID", "TOKENS", "COMPUTED", "BYTES", "FILE")
     data = {"pid": pid, "file": path, **saved.model_dump()}
     return Table(columns, [row], data, frozenset(columns[:-1]), frozenset({"FILE"}))
+
+
+def of_memory(info: SystemInfo, disk: dict[str, int]) -> Table:
+    """Say what is taken and what is free: of the machine, of windows and archives, of the disk."""
+    pages, resident = sum(p.pages for p in info.processes), sum(p.resident for p in info.processes)
+    archived, evicted = sum(p.archived for p in info.processes), sum(p.evicted for p in info.processes)
+    free, room = info.frames - info.used - info.cached, info.slots - info.swapped
+    rows: list[list[str | int]] = [
+        ["memory", "frames", info.frames, info.used, info.shared, info.cached, free, info.used * info.frame],
+        ["swap", "slots", info.slots, info.swapped, "", "", room, info.swapped * info.frame],
+        ["windows", "pages", "", pages, "", "", "", resident],
+        ["archive", "pages", "", archived, "", "", "", evicted],
+    ]
+    rows += [["disk", name, "", size(count), "", "", "", ""] for name, count in disk.items()]
+    columns = ("WHERE", "OF", "TOTAL", "USED", "SHARED", "CACHED", "FREE", "TOKENS")
+    data = {
+        **{name: getattr(info, name) for name in ("frame", "frames", "used", "shared", "cached")},
+        **{"free": free, "slots": info.slots, "swapped": info.swapped},
+        **{"pages": pages, "resident": resident, "archived": archived, "evicted": evicted, "disk": disk},
+    }
+    return Table(columns, [[str(cell) for cell in row] for row in rows], data, frozenset(columns[2:]))
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
 
 
 def of_schedule(info: SchedInfo) -> Table:

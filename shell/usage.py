@@ -99,7 +99,13 @@ def _sched(parser: argparse.ArgumentParser) -> None:
 
 
 def _pages(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "USED BY is the newest answer, by its page, that was made while a page was in the window."
+    parser.add_argument("--all", action="store_true", help="on a terminal, all pages, and not only the newest")
     add_pid(parser)
+    add_json(parser)
+
+
+def _free(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
@@ -134,7 +140,8 @@ VERBS: dict[str, Verb] = {
     "send": Verb("Send a message to a process.", _send),
     "logs": Verb("Show what a process has called, and the outcomes.", _logs),
     "devices": Verb("Show the devices, and what they can do.", _devices),
-    "pages": Verb("Show the context of a process, page by page.", _pages),
+    "pages": Verb("Show the context of a process: its window to scale, and page by page.", _pages),
+    "free": Verb("Show what is taken and what is free: frames, swap, windows, archives, disk.", _free),
     "recall": Verb("Search what a process has no room for in its window.", _recall),
     "save": Verb("Save the context of a process to a file.", _save),
     "sched": Verb("Show who thinks next, or change it.", _sched),

@@ -23,7 +23,13 @@ from tokix.syscalls import (
     Stat,
     Syscall,
     SyscallError,
+    Sysinfo,
 )
+
+#: Pages that a person is shown, if there are more.
+SHOWN = 30
+#: The files of a state directory that grow with what is in it.
+STORE = ("tokix.db", "tokix.db-wal")
 
 
 async def ps(client: Client, options: Namespace) -> Result:
@@ -86,7 +92,14 @@ async def sched(client: Client, options: Namespace) -> Result:
 
 
 async def pages(client: Client, options: Namespace) -> Result:
-    return Result(table.of_pages(await client.call(Pages(pid=options.pid))))
+    pages = await client.call(Pages(pid=options.pid))
+    system = await client.call(Sysinfo(pid=options.pid))
+    return Result(table.of_pages(pages, system.processes[0], system, None if options.all else SHOWN))
+
+
+async def free(client: Client, options: Namespace) -> Result:
+    disk = {name: path.stat().st_size for name in STORE if (path := options.state / name).exists()}
+    return Result(table.of_memory(await client.call(Sysinfo()), disk))
 
 
 async def recall(client: Client, options: Namespace) -> Result:
@@ -115,6 +128,7 @@ ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
     "devices": devices,
     "sched": sched,
     "pages": pages,
+    "free": free,
     "recall": recall,
     "save": save,
 }

@@ -33,6 +33,8 @@ class PageInfo(Value):
     #: Of a page that has left the window, its beginning.
     text: str
     resident: bool = True
+    #: Where its first token is in the window.
+    start: int | None = None
     #: The id of the first page of its message.
     message: int
     #: The archived page that it is a copy of, if `Recall` has brought it back.

@@ -27,10 +27,12 @@ class ProcessUse(ProcessInfo):
     #: The lanes of its bursts, and whether they wait for one.
     running: list[int] = []
     waiting: int = 0
-    #: Tokens in its windows, those of its branches too, and of these how many the machine has in frames.
+    #: Tokens in all its windows, those of branches too.
     resident: int = 0
+    #: Tokens in its own window, with those of an answer that is being made; how many at its beginning are in frames;
+    #: and how many in frames that other contexts have too.
+    window: int = 0
     computed: int = 0
-    #: Tokens at the beginning of its own window whose frames other contexts have too.
     shared: int = 0
     #: Its own pages in the window, those in the archive, and the tokens of these.
     pages: int = 0
@@ -46,8 +48,12 @@ class SystemInfo(Value):
     """How the machine is used. Counts begin at boot."""
 
     schedule: SchedInfo
-    #: Tokens of a context that the machine sees at once, and of a frame.
+    #: Tokens of a context that the machine sees at once; pages leave when more than `high` would be used, until no more
+    #: than `low` are.
     window: int
+    high: int
+    low: int
+    #: Tokens of a frame.
     frame: int
     #: Frames of the machine; those that contexts have, those of them that several have, and those that only keep what
     #: was computed, until somebody needs the room or begins alike. The others are free.

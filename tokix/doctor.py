@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tokix.shell.table import Result, Table
+from tokix.shell.table import Result, Table, size
 from tokix.shell.usage import FAILED, Failure
 from tokix.state import TRUTH, busy, left_plain, private
 from tokix.storage import SqliteStore, StoreError
@@ -205,12 +205,3 @@ def terminal() -> Iterator[Finding]:
     dumb = kind in ("", "dumb", "unknown")
     todo = "set TERM, such as TERM=xterm-256color, to edit lines and see colours" if dumb else ""
     yield Finding("terminal", "note" if dumb else "ok", f"{kind or 'TERM is not set'}, {columns} × {lines}", todo)
-
-
-def size(count: float) -> str:
-    """Write a number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -116,6 +116,7 @@ class Sitting:
                 "version": (Verb("Print the version.", add_json), version),
             },
             interactive=self.interactive,
+            state=self.options.state,
             width=lambda: get_terminal_size().columns if os.isatty(1) else None,
         )
 

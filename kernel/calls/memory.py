@@ -135,7 +135,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
         k.effects.append(List(b.key, region.space))
         return BLOCKED
     ctx = _context_of(k, b, c.pid)
-    resident, answer = {page.id for page in ctx.pages}, ctx.answer
+    starts, answer = _starts(k, ctx), ctx.answer
     return [
         PageInfo(
             id=page.id,
@@ -143,13 +143,14 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
             tokens=page.tokens,
             pinned=page.pinned,
             text=page.text,
-            resident=page.id in resident,
+            resident=page.id in starts,
+            start=starts.get(page.id),
             message=page.message,
             recalled=page.source,
             importance=page.importance,
             region=page.region,
             at=page.at,
-            used=answer if page.id in resident and STUB != page.id <= answer else page.used,
+            used=answer if page.id in starts and STUB != page.id <= answer else page.used,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
     ]
@@ -171,6 +172,15 @@ def pages_of_region(k: Kernel, b: Branch, rows: Iterable[tuple[Any, ...]]) -> li
         )
         for id, message, role, tokens, at, text in rows
     ]
+
+
+def _starts(k: Kernel, ctx: Context) -> dict[int, int]:
+    """Say where each page of a window begins, by id."""
+    starts, at = {}, len(k.machine.preamble())
+    for page in ctx.pages:
+        starts[page.id] = at
+        at += page.tokens
+    return starts
 
 
 def _context_of(k: Kernel, b: Branch, pid: int | None) -> Context:

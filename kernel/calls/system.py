@@ -10,6 +10,7 @@ from tokix.kernel.calls.process import info
 from tokix.kernel.events import Fetch
 from tokix.kernel.frames import FRAME
 from tokix.kernel.outcome import BLOCKED
+from tokix.kernel.pager import HIGH, LOW
 from tokix.kernel.policy import named
 from tokix.syscalls import EINVAL, ESRCH, Journal, LogEntry, ProcessUse, Sched, SchedInfo, Sysinfo, SystemInfo
 
@@ -54,6 +55,8 @@ def sysinfo(k: Kernel, b: Branch, c: Sysinfo) -> SystemInfo:
     return SystemInfo(
         schedule=schedule(k),
         window=k.capacity,
+        high=int(HIGH * k.capacity),
+        low=int(LOW * k.capacity),
         frame=FRAME,
         frames=pool.total,
         used=pool.total - len(pool.free) - cached,
@@ -83,7 +86,8 @@ def use(k: Kernel, process: Process) -> ProcessUse:
         running=sorted(burst.lane for burst in bursts if burst.lane >= 0),
         waiting=sum(burst.ticket >= 0 for burst in bursts),
         resident=sum(len(ctx.tokens) for ctx in contexts),
-        computed=sum(ctx.computed for ctx in contexts),
+        window=len(own.tokens) if own else 0,
+        computed=own.computed if own else 0,
         shared=in_common(k.scheduler.mmu.pool, own) if own else 0,
         pages=len(own.pages) if own else 0,
         archived=len(own.archived) if own else 0,
