@@ -92,6 +92,24 @@ class Screen:
             for piece in later:
                 self.show(piece.text, piece.fd, piece.shown)
 
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[None]:
+        """Let somebody else draw on the terminal; what is shown meanwhile waits."""
+        over = anyio.Event()
+
+        @asynccontextmanager
+        async def later() -> AsyncIterator[None]:
+            await over.wait()
+            yield
+
+        await self.drained()
+        before, self.above = self.above, later
+        try:
+            yield
+        finally:
+            self.above = before
+            over.set()
+
     async def drained(self) -> None:
         """Wait until all is written."""
         await self._drained.wait()

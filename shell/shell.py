@@ -54,7 +54,7 @@ wait [%N…]            wait for jobs, or for all
 kill [-SIGNAL] %N     end a job and all that it has started; kill [-SIGNAL] PID a process
 nice N PID            change a priority; %N stands for the processes of a job here too
 send PID TEXT         send a message
-ps  logs PID  devices  sched [POLICY]  …   see `COMMAND --help`; --json is everywhere
+ps  top  free  pages PID  logs PID  devices  sched [POLICY]  …   see `COMMAND --help`; --json is everywhere
 help  clear  exit
 
 Ctrl-C interrupts the job in front, Ctrl-Z stops it and puts it into the background, Ctrl-\\ kills it. Ctrl-D ends its
@@ -106,6 +106,7 @@ class Shell:
             "wait": self._wait,
             "kill": self._kill,
             "clear": self._clear,
+            "top": self._top,
             "exit": self._exit,
         }
 
@@ -301,6 +302,14 @@ class Shell:
             if job.stopped and options.signal in ("TERM", "INT"):  # which it can only hear when it goes on
                 await self.jobs.signal(job, Signal.CONT)
         return 0
+
+    async def _top(self, words: list[str]) -> int:
+        """Hand the screen over to `top`; what others write is shown when that is left."""
+        if (options := self._parsed(verb_parser("top", VERBS["top"]), ["top", *words])) is None:
+            return 0
+        async with self.screen.lent():
+            result = await ACTS["top"](self.client, options)
+        return self._show(result, options)
 
     async def _clear(self, words: list[str]) -> int:
         if self.place.interactive:

@@ -109,6 +109,14 @@ def _free(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def _top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-d", dest="delay", metavar="SECONDS", type=seconds, default=1.5, help="between two looks (1.5)"
+    )
+    parser.add_argument("-b", "--batch", action="store_true", help="one plain table, as where there is no terminal")
+    add_json(parser)
+
+
 def _recall(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", metavar="N", type=number(1, 1000), default=5, help="at most so many pages (default: 5)")
     parser.add_argument(
@@ -142,6 +150,7 @@ VERBS: dict[str, Verb] = {
     "devices": Verb("Show the devices, and what they can do.", _devices),
     "pages": Verb("Show the context of a process: its window to scale, and page by page.", _pages),
     "free": Verb("Show what is taken and what is free: frames, swap, windows, archives, disk.", _free),
+    "top": Verb("Watch processes, lanes and memory on the terminal, with the keys of htop.", _top),
     "recall": Verb("Search what a process has no room for in its window.", _recall),
     "save": Verb("Save the context of a process to a file.", _save),
     "sched": Verb("Show who thinks next, or change it.", _sched),
@@ -189,6 +198,14 @@ def number(low: int | None = None, high: int | None = None) -> Callable[[str], i
 
     read.__name__ = "number"  # argparse says "invalid number value"
     return read
+
+
+def seconds(word: str) -> float:
+    """Read a span of time."""
+    value = float(word)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{word} is not from 0.1 to 3600")
+    return value
 
 
 def file_name(word: str) -> str:

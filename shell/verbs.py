@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterable
 
-from tokix.shell import table
+from tokix.shell import columns, table
 from tokix.shell.client import Client
 from tokix.shell.table import Result
 from tokix.shell.usage import FAILED, WRONG, Failure, argument
@@ -102,6 +103,15 @@ async def free(client: Client, options: Namespace) -> Result:
     return Result(table.of_memory(await client.call(Sysinfo()), disk))
 
 
+async def top(client: Client, options: Namespace) -> Result:
+    if options.batch or options.json or not (os.isatty(0) and os.isatty(1)) or os.environ.get("TERM") in ("", "dumb"):
+        return Result(columns.of_use(await client.call(Sysinfo()), client.pid))
+    from tokix.shell.top import watch  # which loads prompt_toolkit
+
+    await watch(client, options.delay)
+    return Result()
+
+
 async def recall(client: Client, options: Namespace) -> Result:
     search = Recall(
         pid=options.pid,
@@ -129,6 +139,7 @@ ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
     "sched": sched,
     "pages": pages,
     "free": free,
+    "top": top,
     "recall": recall,
     "save": save,
 }

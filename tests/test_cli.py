@@ -187,7 +187,7 @@ def test_help_is_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(set(VERBS) - {"ps", "logs", "devices"}))
 def test_verbs_that_need_a_kernel_say_so(name: str, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = {"nice": ["5", "3"], "send": ["3", "x"], "recall": ["3", "x"], "save": ["3", "x"]}
-    words |= dict.fromkeys(("sched", "free", "top"), [])
+    words |= {other: [] for other in ("sched", "free", "top")}
     assert cli.main([name, "--state", str(state), *words.get(name, ["3"])]) == 1
     assert capsys.readouterr() == ("", f"tokix: no kernel runs on {state}; `tokix sh` or `tokix run` starts one\n")
     assert not state.exists()
