@@ -100,7 +100,7 @@ def _sched(parser: argparse.ArgumentParser) -> None:
 
 def _pages(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "USED BY is the newest answer, by its page, that was made while a page was in the window."
-    parser.add_argument("--all", action="store_true", help="on a terminal, all pages, and not only the newest")
+    parser.add_argument("--all", action="store_true", help="on a terminal, all pages, and not only the newest that fit")
     add_pid(parser)
     add_json(parser)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterable
+from shutil import get_terminal_size
 
 from tokix.shell import columns, table
 from tokix.shell.client import Client
@@ -27,8 +28,8 @@ from tokix.syscalls import (
     Sysinfo,
 )
 
-#: Pages that a person is shown, if there are more.
-SHOWN = 30
+#: Lines of a terminal that the picture of a window takes; the least of pages beneath it, if there are more.
+ABOVE, LEAST = 15, 8
 #: The files of a state directory that grow with what is in it.
 STORE = ("tokix.db", "tokix.db-wal")
 
@@ -95,7 +96,8 @@ async def sched(client: Client, options: Namespace) -> Result:
 async def pages(client: Client, options: Namespace) -> Result:
     pages = await client.call(Pages(pid=options.pid))
     system = await client.call(Sysinfo(pid=options.pid))
-    return Result(table.of_pages(pages, system.processes[0], system, None if options.all else SHOWN))
+    most = None if options.all else max(LEAST, get_terminal_size().lines - ABOVE)
+    return Result(table.of_pages(pages, system.processes[0], system, most))
 
 
 async def free(client: Client, options: Namespace) -> Result:
