@@ -299,9 +299,7 @@ def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
         id = page.id
         if number:
             id, ctx.next_page = ctx.next_page, ctx.next_page + 1
-        ctx.archived[id] = page._replace(
-            tokens=len(tokens), pinned=False, text=beginning(text), id=id, importance=0
-        )
+        ctx.archived[id] = page._replace(tokens=len(tokens), pinned=False, text=beginning(text), id=id, importance=0)
         if not process.replaying:
             row = (pid, name, id, page.message, page.role, len(tokens), page.at, text)
             k.insert("page", row[:3], row)

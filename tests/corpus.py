@@ -54,6 +54,7 @@ from tokix.syscalls import (
     Sleep,
     Spawn,
     Stat,
+    Sysinfo,
     Think,
     Wait,
     Write,
@@ -426,6 +427,7 @@ async def observer():
         await errno(Wait(pid=1)),
         [entry.call.partition("{")[0] for entry in await Journal(pid=me)][:2],
         (await Sched(policy="RR")).policy,
+        [process.pid == me for process in (await Sysinfo(pid=me)).processes],
     ]
 
 
