@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokix.kernel import regions
 from tokix.kernel.context import STUB, Context, Page
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import ARCHIVE, TABLES
-from tokix.kernel.stubs import MOST, PART, place, stub
+from tokix.kernel.stubs import LATEST, MOST, PART, place, stub
 from tokix.kernel.victims import victims
 from tokix.syscalls import ENOMEM
 from tokix.syscalls.base import from_json, to_json
@@ -211,12 +212,13 @@ def stub_for(k: Kernel, ctx: Context, pages: list[Page], out: set[int], window: 
     """Make the stub of what is in the archive and of what leaves, if there is room for one."""
     if STUB not in out or not ctx.advice.stub:
         return None
-    records = [*ctx.archived.values()]
+    count, latest = len(ctx.archived), [*islice(reversed(ctx.archived.values()), LATEST)]
     for page in pages:
         if page.id in out and page.id != STUB and page.source is None:
-            text, _ = next(cut(k.machine, page.role, page.text, longest(window)))
-            records.append(page._replace(text=beginning(text)))
-    made = stub(k.machine, records, window)
+            pieces = [text for text, _ in cut(k.machine, page.role, page.text, longest(window))]
+            latest.append(page._replace(text=beginning(pieces[0])))
+            count += len(pieces)
+    made = stub(k.machine, count, latest, window)
     return Fresh(*made) if made and len(made[1]) <= room else None
 
 

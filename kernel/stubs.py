@@ -1,6 +1,6 @@
 """The stub: what stands in a window for the pages that have left it.
 
-It is a page of its own, behind what never leaves and in front of all else: how many messages are gone, and how some of
+It is a page of its own, behind what never leaves and in front of all else: how many pages are gone, and how some of
 them begin, so that a model knows what it could ask for. It is extractive, so nothing in it is made up, and bounded, so
 it never grows. It is made anew whenever pages leave by themselves, for all behind the cut has to be computed again
 anyway, and when one is forgotten; not for pages that a program moves out, which knows what it has moved.
@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 
 #: The most tokens of a stub, and the part of the window that it may have.
 MOST, PART = 128, 16
+#: Of so many pages that left last the beginnings are chosen, so that a long archive costs no more than a short one.
+LATEST = 256
 
 
-def stub(machine: Vocabulary, archived: Iterable[Page], window: int) -> tuple[Page, list[int]] | None:
-    """Make the stub of what is archived; gives it with its tokens. None if nothing is, or if the window is too small.
+def stub(machine: Vocabulary, count: int, latest: Iterable[Page], window: int) -> tuple[Page, list[int]] | None:
+    """Make the stub of so many pages; gives it with its tokens. None if the window is too small.
 
     The beginnings are those of the latest messages, the user's first, in the order of the conversation.
     """
-    messages = {page.message: page for page in sorted(archived, key=lambda page: page.id, reverse=True)}
+    messages = {page.message: page for page in sorted(latest, key=lambda page: page.id, reverse=True)}
     limit = min(MOST, window // PART)
     chosen: list[int] = []
     best = None
     for id in sorted(messages, key=lambda id: (messages[id].role != "user", -id)):
-        text = "\n".join([_head(len(messages)), *(_line(messages[i]) for i in sorted([*chosen, id]))])
+        text = "\n".join([_head(count), *(_line(messages[i]) for i in sorted([*chosen, id]))])
         tokens = machine.render("system", text)
         if len(tokens) > limit:
             break
@@ -43,7 +45,7 @@ def stub(machine: Vocabulary, archived: Iterable[Page], window: int) -> tuple[Pa
 
 
 def _head(count: int) -> str:
-    return f"In the archive: {count} messages. Some begin:"
+    return f"In the archive: {count} pages. Some begin:"
 
 
 def _line(page: Page) -> str:

@@ -18,9 +18,9 @@ def record(id, text, role="user", message=None):
 
 
 def test_it_says_how_many_are_gone_and_how_the_latest_begin():
-    page, tokens = stub(small(), [record(n, f"message {n:03}") for n in range(40)], 2048)
+    page, tokens = stub(small(), 40, [record(n, f"message {n:03}") for n in range(40)], 2048)
     head, *lines = page.text.splitlines()
-    assert head == "In the archive: 40 messages. Some begin:"
+    assert head == "In the archive: 40 pages. Some begin:"
     assert lines == [f"- user: message {n:03}" for n in range(40 - len(lines), 40)]
     assert page.tokens == len(tokens) <= MOST
     assert tokens == small().render("system", page.text)
@@ -28,16 +28,16 @@ def test_it_says_how_many_are_gone_and_how_the_latest_begin():
 
 def test_the_user_comes_first_and_a_message_once():
     said = [record(0, "asked"), record(1, "a b", "tool"), record(2, "c d", "tool", 1), record(3, "said", "assistant")]
-    page, _ = stub(small(), said, 100_000)
+    page, _ = stub(small(), len(said), said, 100_000)
     assert page.text.splitlines()[1:] == ["- user: asked", "- tool: a b", "- assistant: said"]
-    assert ": 3 messages" in page.text
+    assert ": 4 pages" in page.text
 
 
 @pytest.mark.parametrize("window", [256, 2048, 1_000_000])
 def test_it_is_bounded(window):
-    made = stub(small(), [record(n, "word " * 12) for n in range(99)], window)
+    made = stub(small(), 99, [record(n, "word " * 12) for n in range(99)], window)
     assert made is None if window < 2048 else made[0].tokens <= min(MOST, window // PART)
-    assert stub(small(), [], window) is None
+    assert stub(small(), 0, [], window) is None
 
 
 def test_it_comes_when_pages_leave_by_themselves_and_stands_behind_the_system_prompt():
@@ -54,7 +54,7 @@ def test_it_comes_when_pages_leave_by_themselves_and_stands_behind_the_system_pr
     seen = always(main, machine=small(2048, 200))
     with_one = [(gone, *text) for gone, *text in seen if gone]
     assert not any(text for gone, *text in seen if not gone)
-    assert all(f": {gone} messages" in text for gone, text in with_one)
+    assert all(f": {gone} pages" in text for gone, text in with_one)
 
 
 def test_it_is_part_of_what_the_model_reads_behind_what_never_leaves():
@@ -102,7 +102,7 @@ def test_what_is_forgotten_is_not_in_it():
     [[_, before, _]], [[_, after, _]], gone = always(main, machine=small(2048, 200))
     assert FACTS[2] in before
     assert FACTS[2] not in after
-    assert f": {len(gone)} messages" in after
+    assert f": {len(gone)} pages" in after
 
 
 def test_who_wants_none_has_none():
