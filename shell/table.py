@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from io import StringIO
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from tokix.syscalls import (
     ProcessInfo,
     ProcessUse,
     Recalled,
+    RegionInfo,
     Saved,
     SchedInfo,
     SystemInfo,
@@ -223,6 +225,23 @@ def of_recalled(found: list[Recalled]) -> Table:
     rows = [[str(page.id), page.role, str(page.tokens), f"{page.score:.3f}", one_line(page.text)] for page in found]
     columns = ("PAGE", "ROLE", "TOKENS", "SCORE", "TEXT")
     return Table(columns, rows, list(found), frozenset({"PAGE", "TOKENS", "SCORE"}))
+
+
+def of_regions(found: list[RegionInfo]) -> Table:
+    rows = [[region.name, str(region.appended), str(region.creator)] for region in found]
+    return Table(("REGION", "APPENDED", "BY"), rows, list(found), frozenset({"APPENDED", "BY"}))
+
+
+def of_shared(found: list[PageInfo]) -> Table:
+    """Show the pages of a region."""
+    rows = [[str(page.id), page.role, str(page.tokens), clock(page.at), one_line(page.text)] for page in found]
+    columns = ("PAGE", "ROLE", "TOKENS", "SAID", "TEXT")
+    return Table(columns, rows, list(found), frozenset({"PAGE", "TOKENS"}), frozenset({"SAID"}))
+
+
+def clock(at: float) -> str:
+    """Say when something was, in the time of this place; "" if nobody knows."""
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") if at else ""
 
 
 def of_saved(pid: int, path: str, saved: Saved) -> Table:

@@ -12,6 +12,8 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from time import time
 from typing import Any, NamedTuple, NoReturn
 
 #: Exit codes, beside 0 and those of programs.
@@ -128,8 +130,19 @@ def _recall(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=ROLES, action="append", default=[], help="pages of this role only; may be repeated"
     )
+    for name, which in (("since", "from then on"), ("until", "before")):
+        parser.add_argument(
+            f"--{name}", metavar="TIME", type=moment, help=f"only what was said {which}: 2h (ago), or 2026-11-22T09:30"
+        )
     add_pid(parser)
     parser.add_argument("words", nargs="+", metavar="QUERY", help="what to search for")
+    add_json(parser)
+
+
+def _regions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="delete the region NAME with all its pages")
+    parser.add_argument("region", nargs="?", metavar="NAME", help="show the pages of this one")
+    parser.add_argument("words", nargs="*", metavar="QUERY", help="show what is found in it instead")
     add_json(parser)
 
 
@@ -151,6 +164,7 @@ VERBS: dict[str, Verb] = {
     "pages": Verb("Show the context of a process: its window to scale, and page by page.", _pages),
     "free": Verb("Show what is taken and what is free: frames, swap, windows, archives, disk.", _free),
     "top": Verb("Watch processes, lanes and memory on the terminal, with the keys of htop.", _top),
+    "regions": Verb("Show the memory that processes share, its pages, or what is found in it.", _regions),
     "recall": Verb("Search what a process has no room for in its window.", _recall),
     "save": Verb("Save the context of a process to a file.", _save),
     "sched": Verb("Show who thinks next, or change it.", _sched),
@@ -183,6 +197,16 @@ def add_pid(parser: argparse.ArgumentParser) -> None:
 
 def add_pids(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pids", nargs="+", metavar="PID", type=number(0), help="from `tokix ps`")
+
+
+def moment(word: str) -> float:
+    """Read a time, in seconds since 1970: so many s, m, h or d ago, or a date with or without a time of day here."""
+    if ago := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])(?: ago)?", word):
+        return time() - float(ago[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[ago[2]]
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{word!r} is no time: say 90s, 5m, 2h, 3d, or 2026-11-22T09:30") from None
 
 
 def number(low: int | None = None, high: int | None = None) -> Callable[[str], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterable
 from shutil import get_terminal_size
@@ -16,8 +17,10 @@ from tokix.syscalls import (
     Devices,
     Journal,
     Kill,
+    Map,
     Pages,
     Recall,
+    Regions,
     Renice,
     Save,
     Sched,
@@ -26,7 +29,9 @@ from tokix.syscalls import (
     Syscall,
     SyscallError,
     Sysinfo,
+    Unlink,
 )
+from tokix.syscalls.regions import NAME
 
 #: Lines of a terminal that the picture of a window takes; the least of pages beneath it, if there are more.
 ABOVE, LEAST = 15, 8
@@ -122,8 +127,27 @@ async def recall(client: Client, options: Namespace) -> Result:
         budget=options.budget,
         how=options.how,
         roles=options.role,
+        since=options.since,
+        until=options.until,
     )
     return Result(table.of_recalled(await client.call(search)))
+
+
+async def regions(client: Client, options: Namespace) -> Result:
+    name = options.region
+    if name is None:
+        if options.delete:
+            raise Failure("--delete needs the name of a region", WRONG)
+        return Result(table.of_regions(await client.call(Regions())))
+    if not re.fullmatch(NAME, name):
+        raise Failure(f"{name!r} is no name of a region: letters, digits and _ . - are allowed", WRONG)
+    if options.delete:
+        await client.call(Unlink(region=name))
+        return Result(data={"deleted": name})
+    await client.call(Map(region=name))
+    if options.words:
+        return Result(table.of_recalled(await client.call(Recall(query=" ".join(options.words), k=10, region=name))))
+    return Result(table.of_shared(await client.call(Pages(region=name))))
 
 
 async def save(client: Client, options: Namespace) -> Result:
@@ -142,6 +166,7 @@ ACTS: dict[str, Callable[[Client, Namespace], Awaitable[Result]]] = {
     "pages": pages,
     "free": free,
     "top": top,
+    "regions": regions,
     "recall": recall,
     "save": save,
 }

@@ -15,7 +15,8 @@ from pydantic import Field
 from tokix.syscalls.base import Syscall, Value
 
 #: The name of a region.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
 #: How a region is mapped.
 Rights = Literal["read", "append"]
 

@@ -53,6 +53,7 @@ from tokix.shell.usage import VERBS
         (["pages", "all"], "PID: invalid number value: 'all'"),
         (["recall", "3"], "the following arguments are required: QUERY"),
         (["recall", "-k", "0", "3", "x"], "-k: 0 is less than 1"),
+        (["recall", "--since", "yesterday", "3", "x"], "--since: 'yesterday' is no time: say 90s, 5m, 2h, 3d"),
         (["sh", "--frob"], "unrecognized arguments: --frob"),
         (["sh", "-c"], "-c: expected one argument"),
         (["sh", "script.txt"], "unrecognized arguments: script.txt"),
@@ -187,7 +188,7 @@ def test_help_is_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", sorted(set(VERBS) - {"ps", "logs", "devices"}))
 def test_verbs_that_need_a_kernel_say_so(name: str, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = {"nice": ["5", "3"], "send": ["3", "x"], "recall": ["3", "x"], "save": ["3", "x"]}
-    words |= {other: [] for other in ("sched", "free", "top")}
+    words |= {other: [] for other in ("sched", "free", "top", "regions")}
     assert cli.main([name, "--state", str(state), *words.get(name, ["3"])]) == 1
     assert capsys.readouterr() == ("", f"tokix: no kernel runs on {state}; `tokix sh` or `tokix run` starts one\n")
     assert not state.exists()
