@@ -125,6 +125,12 @@ class Store(Protocol):
     def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
         """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
 
+    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
+
+    def sizes(self) -> dict[tuple[int, str], int]:
+        """Count the vectors in each space."""
+
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""
 

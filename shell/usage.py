@@ -22,6 +22,8 @@ FAILED, WRONG, BROKEN, SIGNALLED = 1, 2, 70, 128
 SIGNALS = ("TERM", "KILL", "STOP", "CONT", "INT")
 HOWS = ("fused", "dense", "lexical")
 ROLES = ("system", "user", "assistant", "tool")
+#: The names of regions.
+REGION = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 POLICIES = ("FCFS", "RR", "PRIORITY", "SJF", "MLFQ", "LAS", "FAIR", "MIXED")
 
 

@@ -11,7 +11,7 @@ from shutil import get_terminal_size
 from tokix.shell import columns, table
 from tokix.shell.client import Client
 from tokix.shell.table import Result
-from tokix.shell.usage import FAILED, WRONG, Failure, argument
+from tokix.shell.usage import FAILED, REGION, WRONG, Failure, argument
 from tokix.syscalls import (
     DeviceInfo,
     Devices,
@@ -31,7 +31,6 @@ from tokix.syscalls import (
     Sysinfo,
     Unlink,
 )
-from tokix.syscalls.regions import NAME
 
 #: Lines of a terminal that the picture of a window takes; the least of pages beneath it, if there are more.
 ABOVE, LEAST = 15, 8
@@ -139,7 +138,7 @@ async def regions(client: Client, options: Namespace) -> Result:
         if options.delete:
             raise Failure("--delete needs the name of a region", WRONG)
         return Result(table.of_regions(await client.call(Regions())))
-    if not re.fullmatch(NAME, name):
+    if not re.fullmatch(REGION, name):
         raise Failure(f"{name!r} is no name of a region: letters, digits and _ . - are allowed", WRONG)
     if options.delete:
         await client.call(Unlink(region=name))

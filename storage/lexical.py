@@ -4,13 +4,17 @@ The index has no texts of its own, and triggers keep it, so it changes in the tr
 words whatever their case, accents and English endings (unicode61, porter). A page matches if it has any word of the
 query; words that most texts have are left out of it.
 
-FTS5 ranks by how rare words are in all that it has, so what others remember would change what a process finds. Its
-order chooses candidates only, where there are more than CANDIDATES; those are ranked by BM25 over themselves, in which
-a word is there or not.
+FTS5 would rank every match, by how rare words are in all that it has: slow where many pages have a word, and what
+others remember would change what a process finds. So it only says which pages have which words, newest first, and stops
+when there are enough. A word that CANDIDATES pages have, or more, is frequent. The candidates are all pages with a rare
+word, the newest with each frequent one, and the newest that have all the frequent ones, or all but one. The best of
+them, as far as is known, are ranked by BM25 over themselves, in which a word is there or not. So no search reads much,
+whatever there is.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -47,8 +51,12 @@ _COMMON = set(
     """.split()  # noqa: SIM905
 )
 
-#: Pages that are ranked, and the constants of BM25.
-CANDIDATES = 200
+#: Pages that are looked for with a word, at most, and ranked, at least; words of a query that count, the longest that
+#: are found, and frequent ones among them, the rarest.
+CANDIDATES, RANKED, WORDS, FREQUENT = 200, 100, 32, 3
+#: Pages that are few, and pages whose list is read faster than it is asked for some of them.
+FEW, SHORT = 2000, 25_000
+#: The constants of BM25.
 K1, B = 1.2, 0.75
 
 COLUMNS = ", ".join(f"page.{column}" for column in TABLES["page"].columns)
@@ -72,25 +80,78 @@ def match(
     words = wanted(text)
     if not words or not spaces:
         return []
-    where = " OR ".join(["(page.pid = ? AND page.space = ?)"] * len(spaces))
-    which, limits = _allowed(only)
-    sql = (
-        f"SELECT page.rowid, {COLUMNS} FROM page_text JOIN page ON page.rowid = page_text.rowid "
-        f"WHERE page_text MATCH ? AND ({where}){which} ORDER BY bm25(page_text), page.rowid DESC LIMIT ?"
-    )
-    owners = (part for space in spaces for part in space)
-    found = raw.execute(sql, (" OR ".join(words), *owners, *limits, max(k, CANDIDATES)))
-    rows = {rowid: tuple(row) for rowid, *row in found}
-    scores = _scores(raw, words, rows)
+    most = max(k, CANDIDATES)
+    having = _candidates(_Pages(raw, spaces, only), words, most)
+    chosen = _best(_weights(having), max(k, RANKED))
+    if not chosen:
+        return []
+    rows = {rowid: tuple(row) for rowid, *row in raw.execute(_ROWS.format(_places(chosen)), chosen)}
+    for word, known in having.items():
+        unknown = [rowid for rowid in chosen if rowid not in known]
+        if unknown and len(known) >= most:  # of a rare word all pages are known
+            sql = _WITHIN if _matches(known, most) < SHORT else _AMONG
+            known.update(rowid for (rowid,) in raw.execute(sql.format(_places(unknown)), (word, *unknown)))
+    scores = _scores({word: known & rows.keys() for word, known in having.items()}, rows)
     best = sorted(rows, key=lambda rowid: (-scores[rowid], -rows[rowid][2], rows[rowid][:2]))
     return [(scores[rowid], rows[rowid]) for rowid in best[:k]]
+
+
+_ROWS = f"SELECT rowid, {COLUMNS} FROM page WHERE rowid IN ({{}})"
+#: Which of some pages have a word: FTS5 is asked for each of them, or reads its whole list of the word.
+_AMONG = "SELECT rowid FROM page_text WHERE page_text MATCH ? AND rowid IN ({})"
+_WITHIN = "SELECT rowid FROM page_text WHERE page_text MATCH ? AND +rowid IN ({})"
+
+
+def _matches(known: set[int], most: int) -> float:
+    """Estimate how many pages have a frequent word, by how far back the newest of them go."""
+    newest = sorted(known, reverse=True)[:most]
+    return most * newest[0] / max(1, newest[0] - newest[-1])
+
+
+def _places(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+class _Pages:
+    """The pages of some spaces that a search may find.
+
+    Of few pages the rowids are known first, and FTS5's list of a word is held against them: three times as fast as to
+    look up each page with the word, where most of those are of others. SQLite is kept by the plus from the other order,
+    which asks the index once for each page.
+    """
+
+    def __init__(self, raw: sqlite3.Connection, spaces: Sequence[Space], only: Only) -> None:
+        where = " OR ".join(["(page.pid = ? AND page.space = ?)"] * len(spaces))
+        which, limits = _allowed(only)
+        parameters = (*(part for space in spaces for part in space), *limits)
+        self._raw = raw
+        few = raw.execute(f"SELECT rowid, id FROM page WHERE ({where}){which} LIMIT ?", (*parameters, FEW + 1))
+        self._ids: dict[int, int] = dict(few.fetchall())
+        if len(self._ids) <= FEW:
+            within = "page_text.rowid BETWEEN ? AND ? AND +page_text.rowid IN (SELECT value FROM json_each(?))"
+            self._sql = "SELECT rowid, 0 FROM page_text"
+            self._parameters: tuple[int | str | float, ...] = (
+                min(self._ids, default=0),
+                max(self._ids, default=0),
+                json.dumps(list(self._ids)),
+            )
+        else:
+            within = f"({where}){which}"
+            self._sql = "SELECT page.rowid, page.id FROM page_text CROSS JOIN page ON page.rowid = page_text.rowid"
+            self._parameters = parameters
+        self._sql += f" WHERE page_text MATCH ? AND {within} ORDER BY page_text.rowid DESC LIMIT ?"
+
+    def newest(self, expression: str, most: int) -> dict[int, int]:
+        """Give the newest pages that match, at most so many: rowids and ids."""
+        found = self._raw.execute(self._sql, (expression, *self._parameters, most)).fetchall()
+        return {rowid: self._ids.get(rowid, id) for rowid, id in found}
 
 
 def _allowed(only: Only) -> tuple[str, list[str | float]]:
     """Give the condition of a filter, with its parameters."""
     parts: list[tuple[str, Sequence[str | float]]] = []
     if only.roles:
-        parts.append((f"page.role IN ({', '.join('?' * len(only.roles))})", only.roles))
+        parts.append((f"page.role IN ({_places(only.roles)})", only.roles))
     if only.since is not None:
         parts.append(("page.at >= ?", [only.since]))
     if only.until is not None:
@@ -98,16 +159,55 @@ def _allowed(only: Only) -> tuple[str, list[str | float]]:
     return "".join(f" AND {part}" for part, _ in parts), [value for _, values in parts for value in values]
 
 
-def _scores(raw: sqlite3.Connection, words: list[str], rows: dict[int, tuple[Any, ...]]) -> dict[int, float]:
+def _candidates(pages: _Pages, words: list[str], most: int) -> dict[str, set[int]]:
+    """Give rowids of pages that may be the best, by the words that they are known to have."""
+    newest: dict[str, dict[int, int]] = {}
+    for word in sorted(words, key=len, reverse=True):
+        if len(newest) < WORDS and (found := pages.newest(word, most)):
+            newest[word] = found
+    frequent = [word for word, found in newest.items() if len(found) == most]
+    # The further back the newest pages with a word go, the rarer it is. Ids are counted by their process alone.
+    frequent.sort(key=lambda word: min(newest[word].values()) - max(newest[word].values()))
+    having = {word: set(newest[word]) for word in newest if word not in frequent[FREQUENT:]}
+    for some in _all_or_all_but_one(frequent[:FREQUENT]):
+        found = pages.newest(" AND ".join(some), most)
+        for word in some:
+            having[word] |= found.keys()
+    return having
+
+
+def _all_or_all_but_one(words: list[str]) -> list[list[str]]:
+    """Give the sets of two words and more."""
+    sets = [words, *([*words[:i], *words[i + 1 :]] for i in range(len(words)))]
+    return [some for some in sets if len(some) > 1]
+
+
+def _rarity(having: int, of: int) -> float:
+    return log(1 + (of - having + 0.5) / (having + 0.5))
+
+
+def _weights(having: dict[str, set[int]]) -> dict[int, float]:
+    """Weigh pages by the words that they are known to have."""
+    weights = dict.fromkeys(set[int]().union(*having.values()), 0.0)
+    for known in having.values():
+        rarity = _rarity(len(known), len(weights))
+        for rowid in known:
+            weights[rowid] += rarity
+    return weights
+
+
+def _best(weights: dict[int, float], most: int) -> list[int]:
+    """Give the pages that weigh most, the newer among equals."""
+    return sorted(weights, key=lambda rowid: (-weights[rowid], -rowid))[:most]
+
+
+def _scores(having: dict[str, set[int]], rows: dict[int, tuple[Any, ...]]) -> dict[int, float]:
     """Rank pages by the words that they have: BM25 (Robertson and Zaragoza, 2009) over these pages alone."""
     scores = dict.fromkeys(rows, 0.0)
     lengths = {rowid: len(row[-1]) for rowid, row in rows.items()}
-    usual = sum(lengths.values()) / max(1, len(lengths)) or 1
-    # A plus: the index is to be asked for the word once, and not once for each of these pages.
-    some = f"SELECT rowid FROM page_text WHERE page_text MATCH ? AND +rowid IN ({', '.join('?' * len(rows))})"
-    for word in words:
-        having = [rowid for (rowid,) in raw.execute(some, (word, *rows))]
-        rarity = log(1 + (len(rows) - len(having) + 0.5) / (len(having) + 0.5))
-        for rowid in having:
+    usual = sum(lengths.values()) / len(lengths) or 1
+    for known in having.values():
+        rarity = _rarity(len(known), len(rows))
+        for rowid in known:
             scores[rowid] += rarity * (K1 + 1) / (1 + K1 * (1 - B + B * lengths[rowid] / usual))
     return scores

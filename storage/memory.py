@@ -7,6 +7,7 @@ using the same object again; `tables` may be read by anybody.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -52,6 +53,15 @@ class MemoryStore:
         rows = self.tables[table]
         keys = sorted(key for key in rows if key[: len(prefix)] == prefix and (after is None or key > after))
         return [rows[key] for key in (keys if limit < 0 else keys[:limit])]
+
+    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
+        rows = self.tables[table]
+        return [rows[key] for key in ((*space, id) for id in sorted(set(ids))) if key in rows]
+
+    def sizes(self) -> dict[tuple[int, str], int]:
+        """Count the vectors in each space."""
+        return dict(Counter((int(key[0] or 0), str(key[1])) for key in self.tables["vector"]))
 
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""

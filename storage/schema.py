@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     tuple_,
     union_all,
 )
@@ -189,6 +190,28 @@ JOURNAL = _sql(
     .offset(literal_column("0"))
 )
 _PAGE, _VECTOR = _TABLES["page"], _TABLES["vector"]
+#: Rows of a space by their ids, which are a JSON list.
+AMONG = {
+    table.name: _sql(
+        select(table)
+        .where(
+            table.c.pid == bindparam("pid"),
+            table.c.space == bindparam("space"),
+            table.c.id.in_(text("SELECT value FROM json_each(:ids)").columns(Column("value", Integer))),
+        )
+        .order_by(table.c.id)
+    )
+    for table in (_PAGE, _VECTOR)
+}
+SIZES = _sql(select(_VECTOR.c.pid, _VECTOR.c.space, func.count()).group_by(_VECTOR.c.pid, _VECTOR.c.space))
+COUNT = {name: _sql(select(func.count()).select_from(table)) for name, table in _TABLES.items()}
+_SIZE = func.length(_VECTOR.c.data)
+ENCODERS = _sql(select(_VECTOR.c.encoder, _SIZE, func.count()).group_by(_VECTOR.c.encoder, _SIZE))
+ORPHANS = _sql(
+    select(func.count())
+    .select_from(_VECTOR)
+    .where(~exists().where(*(_PAGE.c[c.name] == c for c in _VECTOR.primary_key.columns)))
+)
 #: The keys of the pages that have no vector of an encoder.
 UNEMBEDDED = _sql(
     select(*_PAGE.primary_key.columns)

@@ -14,6 +14,7 @@ Its errors are `StoreError`s whose text names the file and says what to do.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -33,14 +34,19 @@ from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
 from tokix.storage.rows import StoreError, check
 from tokix.storage.schema import (
+    AMONG,
     COLLECT,
+    COUNT,
     DANGLING,
     DEAD,
+    ENCODERS,
     GET_BLOB,
     JOURNAL,
     LARGE,
     METADATA,
+    ORPHANS,
     PUT_BLOB,
+    SIZES,
     STATEMENTS,
     UNEMBEDDED,
     copy_many,
@@ -131,6 +137,16 @@ class SqliteStore:
             blobs, large = _Blobs(self._raw), STATEMENTS[table].large
             return [_grown(row, blobs) for row in found] if large else found
 
+    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
+        with explained(self.path, "read"):
+            return self._raw.execute(AMONG[table], (*space, json.dumps(list(ids)))).fetchall()
+
+    def sizes(self) -> dict[tuple[int, str], int]:
+        """Count the vectors in each space."""
+        with explained(self.path, "read"):
+            return {(pid, space): count for pid, space, count in self._raw.execute(SIZES)}
+
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""
         with explained(self.path, "read"):
@@ -179,11 +195,31 @@ class SqliteStore:
             try:
                 self._raw.execute(lexical.VERIFY)
             except cipher.errors() as error:
-                raise StoreError(
-                    f'the index of words is not that of the pages: `sqlite3 FILE "{lexical.REBUILD}"`'
-                ) from error
+                raise StoreError("the index of words is not that of the pages; `tokix memory rebuild`") from error
             if dangling:
                 raise StoreError(f"{dangling} rows refer to large text that is not there: restore a copy of the file")
+
+    def rebuild_words(self) -> None:
+        """Make the index of words anew from the pages."""
+        with explained(self.path, "change"):
+            self._raw.execute(lexical.REBUILD)
+
+    def count(self, table: str) -> int:
+        """Count the rows of a table."""
+        with explained(self.path, "read"):
+            (count,) = self._raw.execute(COUNT[table]).fetchone()
+            return int(count)
+
+    def encoders(self) -> dict[tuple[str, int], int]:
+        """Count the vectors by the name of their encoder and their size in bytes; reads the whole table."""
+        with explained(self.path, "read"):
+            return {(name, size): count for name, size, count in self._raw.execute(ENCODERS)}
+
+    def orphans(self) -> int:
+        """Count the vectors that belong to no page."""
+        with explained(self.path, "read"):
+            (count,) = self._raw.execute(ORPHANS).fetchone()
+            return int(count)
 
     def _damage(self) -> list[str]:
         """Say what is wrong with the pages of the file: those in use, and all of an encrypted one."""

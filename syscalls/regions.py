@@ -15,8 +15,7 @@ from pydantic import Field
 from tokix.syscalls.base import Syscall, Value
 
 #: The name of a region.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 #: How a region is mapped.
 Rights = Literal["read", "append"]
 

@@ -46,6 +46,8 @@ _ALL = (
     "tokix.kernel.arch",
     "tokix.kernel.arch.hf",
     "tokix.archive",
+    "tokix.shelf",
+    "tokix.index",
     "tokix.contexts",
     "tokix.boot",
     "tokix.sim",
@@ -74,13 +76,16 @@ LAYERS: dict[str, Layer] = {
     ),
     "tokix.agents": Layer(("tokix.agents", "tokix.syscalls"), frozenset({"pydantic"})),
     "tokix.shell": Layer(("tokix.shell", "tokix.syscalls"), frozenset({"anyio", "prompt_toolkit", "pydantic", "rich"})),
-    "tokix": Layer((*_EDGE, "tokix.boot", "tokix.machines", "tokix.models", "tokix.sim"), _ANYTHING),
+    "tokix": Layer((*_EDGE, "tokix.boot", "tokix.machines", "tokix.memory", "tokix.models", "tokix.sim"), _ANYTHING),
+    "tokix.memory": Layer((*_EDGE, "tokix.archive", "tokix.contexts", "tokix.index", "tokix.machines"), _ANYTHING),
     # The roots that put a system together, and what finds its model, are the only ones that see a machine.
     "tokix.boot": Layer(_ALL, _ANYTHING),
     "tokix.machines": Layer((*_ALL, "tokix.models"), _ANYTHING),
     "tokix.models": Layer(_ALL, _ANYTHING),
     "tokix.sim": Layer(_ALL, _ANYTHING),
-    "tokix.archive": Layer(_EDGE, _ANYTHING | {"numpy"}),
+    "tokix.archive": Layer((*_EDGE, "tokix.index", "tokix.shelf"), _ANYTHING | {"numpy"}),
+    "tokix.shelf": Layer((), frozenset({"numpy"})),
+    "tokix.index": Layer((*_EDGE, "tokix.archive", "tokix.shelf"), _ANYTHING),
     "tokix.contexts": Layer((*_EDGE, "tokix.archive"), _ANYTHING),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stores import LIMIT, change, opened, put, row
+from tokix import cli
 from tokix.storage import SqliteStore, StoreError
 
 
@@ -100,7 +101,8 @@ def test_an_index_of_words_that_is_not_that_of_the_pages_is_noticed_and_can_be_m
         pytest.raises(StoreError, match="the index of words is not that of the pages") as caught,
     ):
         store.check()
-    change(path, str(caught.value).partition('FILE "')[2].partition('"')[0])
+    command = str(caught.value).partition("`tokix ")[2].partition("`")[0]
+    assert cli.main([*command.split(), "--state", str(path.parent)]) == 0
     with opened(path) as store:
         store.check()
         assert len(store.match("dogs", [(1, "")], 5)) == 1

@@ -37,6 +37,12 @@ class Mortal:
     def read(self, table, prefix, after=None, limit=-1):
         return self.store.read(table, prefix, after, limit)
 
+    def among(self, table, space, ids):
+        return self.store.among(table, space, ids)
+
+    def sizes(self):
+        return self.store.sizes()
+
     def unembedded(self, encoder):
         return self.store.unembedded(encoder)
 

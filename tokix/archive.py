@@ -1,9 +1,12 @@
 """Search and embedding: what the edge does with the pages that have left the windows.
 
-The store is the truth, and exact search over it is the oracle: every vector of the spaces is compared with the
-query's, a few thousand at a time, so that nothing else waits long and any number fits. Words are searched by the
-store. Pages get their vectors when the machine has nothing else to do, at latest when a search needs them. A vector is
-a row that the kernel writes, so that `Forget` and embedding have one order; until it is committed, searches look here.
+The store is the truth, and exact search over it is the oracle. The vectors of a space that is searched are kept in
+memory (`shelf`), as far as there is room and numpy is installed; else they are read for each search, a few thousand at
+a time, so that nothing else waits long and any number fits. An index (`index`) may say which of a large space are near:
+what it names is looked up in the store and compared like all others, so it can leave something out and nothing worse.
+Words are searched by the store. Pages get their vectors when the machine has nothing else to do, at latest when a
+search needs them. A vector is a row that the kernel writes, so that `Forget` and embedding have one order; until it is
+committed, searches look here.
 
 `Archive` does not wait: the simulation drives it too. `Desk` drives it for a system that runs, with the encoder on the
 machine's thread, so that it and the ticks take turns on the same cores.
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from heapq import nlargest
 from operator import mul
@@ -24,36 +27,49 @@ from anyio.lowlevel import checkpoint
 from tokix.kernel.events import Answer, Embedded, Encode, List, Search
 from tokix.kernel.ports import ALL, ARCHIVE, TABLES
 from tokix.ranking import HEAD, fused, newer_first
+from tokix.shelf import Shelf, possible
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
 if TYPE_CHECKING:
     from tokix.host import MachineThread
+    from tokix.index import Keeper
     from tokix.kernel.events import Interrupt
-    from tokix.kernel.ports import Encoder, Key, Only, Rows, Store
+    from tokix.kernel.ports import Encoder, Key, Rows, Store
 
 #: Vectors that are compared at once, and texts that are embedded at once.
 CHUNK, BATCH = 2048, 8
 #: A fused search takes at least so many pages of each list.
 DEPTH = 50
 
+#: Bytes of vectors that are kept in memory.
+ROOM = 1 << 30
+
 Space = tuple[int, str]
+#: Scores and keys, with the id between them: of equal ones, the newer is the greater.
+Hits = list[tuple[float, int, "Key"]]
 Embedding = tuple[list["Key"], list[str]]
 
 
 class Archive:
     """The pages that lack a vector, and the searches over those that have one."""
 
-    def __init__(self, store: Store, encoder: Encoder | None) -> None:
-        self.store, self.encoder = store, encoder
+    def __init__(self, store: Store, encoder: Encoder | None, room: int = ROOM) -> None:
+        self.store, self.encoder, self.room = store, encoder, room
         #: Pages to embed, in the order in which they came; vectors that are on their way into the store.
         self.pending: dict[Key, None] = dict.fromkeys(store.unembedded(encoder.name)) if encoder else {}
         self.fresh: dict[Key, bytes] = {}
+        #: The spaces that were searched, the last of them last.
+        self.shelves: dict[Space, Shelf] = {}
+        #: Spaces have come or gone as a whole.
+        self.moved = False
 
     def committed(self, interrupts: Iterable[Interrupt], rows: Rows) -> None:
         """Take note of a step: of vectors that are kept, or were too late, and of new pages."""
         for interrupt in interrupts:
             if isinstance(interrupt, Embedded):
                 self.fresh.pop(interrupt.key, None)
+        for key, row in rows.get("vector", {}).items():
+            self.shelve(key, row)
         if not self.encoder or not rows.get("page"):
             return
         for key, row in rows["page"].items():
@@ -63,6 +79,18 @@ class Archive:
                     self.pending[key] = None
             elif row is not None:  # copies: some may have come without a vector
                 self.pending.update(dict.fromkeys(self.store.unembedded(self.encoder.name)))
+
+    def shelve(self, key: Key, row: tuple[Any, ...] | None) -> None:
+        """Take note of a change of vectors; what changes as a whole is read again when it is searched."""
+        if len(key) < TABLES["vector"].keys:
+            self.moved = True
+            for space in [space for space in self.shelves if space[: len(key)] == key]:
+                del self.shelves[space]
+        elif (shelf := self.shelves.get((int(key[0] or 0), str(key[1])))) is not None:
+            if row and self.encoder and row[3] == self.encoder.name:
+                shelf.put(int(key[2] or 0), row[4])
+            else:
+                shelf.drop(int(key[2] or 0))
 
     def content(self, spaces: tuple[Space, ...]) -> tuple[list[Any], list[Any]]:
         """Give what spaces have now: rows of the tables `page` and `vector`, without pid and space."""
@@ -121,18 +149,22 @@ class Archive:
         """Say whether a search needs vectors."""
         return effect.how == "dense" or (effect.how == "fused" and self.encoder is not None)
 
-    def search(self, effect: Search, query: list[float] | None) -> Iterator[list[dict[str, Any]]]:
-        """Find pages, with the query's vector if `embeds`; gives an empty list after each chunk, the result last."""
-        depth = effect.k if effect.how != "fused" else max(DEPTH, 4 * effect.k)
+    def search(
+        self, effect: Search, query: list[float] | None, near: Mapping[Space, list[int]] | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Find pages, with the query's vector if `embeds`; gives an empty list after each part, the result last.
+
+        `near` has what an index has named (see `wanted`).
+        """
         lists: list[list[tuple[float, Key]]] = []
         if effect.how != "lexical" and query is not None:
-            best: list[tuple[float, int, Key]] = []
-            for found in self.nearest(effect, query, depth):
+            best: Hits = []
+            for found in self.nearest(effect, query, near or {}):
                 best = found
                 yield []
             lists.append([(score, key) for score, _, key in best])
         if effect.how != "dense":
-            matches = self.store.match(effect.query, effect.spaces, depth, effect.only)
+            matches = self.store.match(effect.query, effect.spaces, depth(effect), effect.only)
             lists.append([(score, row[:3]) for score, row in matches])
         ranked = fused(lists) if effect.how == "fused" else lists[0]
         if len(lists) == 2:
@@ -152,20 +184,42 @@ class Archive:
             for score, (pid, space, id, _, role, tokens, at, text) in pages
         ]
 
-    def nearest(self, effect: Search, query: list[float], depth: int) -> Iterator[list[tuple[float, int, Key]]]:
-        """Compare all vectors; gives the nearest so far after each chunk.
+    def nearest(self, effect: Search, query: list[float], near: Mapping[Space, list[int]]) -> Iterator[Hits]:
+        """Compare vectors; gives the nearest so far after each part.
 
-        Scores are rounded: their last bits depend on what else is in a chunk, and the order of equal ones must not.
+        Scores are rounded: their last bits depend on what else is in a part, and the order of equal ones must not.
         """
-        best: list[tuple[float, int, Key]] = []
-        for keys, data in self.vectors(effect.spaces):
-            least = best[-1][0] if len(best) == depth else -2.0
-            scored = ((round(score, 6), key) for score, key in zip(products(data, query), keys, strict=True))
-            found = [(score, int(key[2] or 0), key) for score, key in scored if score >= least]
-            if effect.only != ALL:
-                found = [hit for hit in found if self.allowed(hit[2], effect.only)]
-            best = nlargest(depth, [*best, *found])
+        best: Hits = []
+        for space in effect.spaces:
+            for hits in self.hits(effect, query, space, near.get(space)):
+                best = merged(best, hits, depth(effect))
+                yield best
+            fresh = {key: data for key, data in self.fresh.items() if key[:2] == space}
+            hits = scored(list(fresh), list(fresh.values()), query)
+            best = merged(best, self.fitting(effect, hits), depth(effect))
             yield best
+
+    def hits(self, effect: Search, query: list[float], space: Space, near: list[int] | None) -> Iterator[Hits]:
+        """Give the nearest pages of a space, or what may be of them, part by part."""
+        shelf = yield from self.shelved(space)
+        if shelf is None or (shelf.indexed and near is None):
+            for keys, data in self.vectors(space):
+                yield self.fitting(effect, scored(keys, data, query))
+            return
+        for scores in shelf.compare(query):
+            if scores is None:
+                yield []
+                continue
+            count = depth(effect)
+            found: Hits = [(score, id, (*space, id)) for score, id in scores.best(count)]
+            while len(found) == count and len(self.fitting(effect, found)) < depth(effect):
+                count *= 4
+                yield []
+                found = [(score, id, (*space, id)) for score, id in scores.best(count)]
+            yield self.fitting(effect, found)
+        if near:
+            named = [row for row in self.store.among("vector", space, near) if row[3] == self.needed().name]
+            yield self.fitting(effect, scored([row[:3] for row in named], [row[4] for row in named], query))
 
     def vector(self, key: Key) -> array[float]:
         """Give the vector of a page; an empty one if it has none, or none of this encoder."""
@@ -173,21 +227,68 @@ class Archive:
         known = next((row[4] for row in rows if row[3] == self.needed().name), b"")
         return unpack(self.fresh.get(key, known))
 
-    def allowed(self, key: Key, only: Only) -> bool:
-        """Say whether a page is still there, and may be found."""
-        return any(only.allows(role, at) for *_, role, _, at, _ in self.store.read("page", key))
+    def wanted(self, effect: Search, space: Space, ids: list[int]) -> list[int]:
+        """Give the pages of a space that are there and that a search is for."""
+        if effect.only == ALL:
+            return [row[2] for row in self.store.among("vector", space, ids)]
+        return [row[2] for row in self.store.among("page", space, ids) if effect.only.allows(row[4], row[6])]
 
-    def vectors(self, spaces: tuple[Space, ...]) -> Iterator[tuple[list[Key], list[bytes]]]:
-        """Give the keys and vectors of spaces, in chunks."""
+    def fitting(self, effect: Search, hits: Hits) -> Hits:
+        """Leave out what a search is not for."""
+        if effect.only == ALL or not hits:
+            return hits
+        space = hits[0][2][:2]
+        fit = set(self.wanted(effect, (int(space[0] or 0), str(space[1])), [id for _, id, _ in hits]))
+        return [hit for hit in hits if hit[1] in fit]
+
+    # ---- what is in memory
+
+    def shelved(self, space: Space) -> Generator[Hits, None, Shelf | None]:
+        """Give the shelf of a space, having read what it needs; None if there is no room, or if it is being read."""
+        if space not in self.shelves and possible():
+            yield from self.fill(space, self.shelf(space))
+        shelf = self.shelves.pop(space, None)
+        if shelf is None:
+            return None
+        self.shelves[space] = shelf
+        return shelf if shelf.whole else None
+
+    def shelf(self, space: Space) -> Shelf:
+        """Give a space an empty shelf."""
+        shelf = self.shelves[space] = Shelf(self.needed().dimensions)
+        return shelf
+
+    def fill(self, space: Space, shelf: Shelf) -> Generator[Hits, None, None]:
+        """Read the vectors of a space, part by part."""
+        for keys, data in self.vectors(space):
+            if self.shelves.get(space) is not shelf:  # the space has changed as a whole
+                return
+            for key, vector in zip(keys, data, strict=True):
+                shelf.put(int(key[2] or 0), vector)
+            if not self.fits(space, shelf):
+                return
+            yield []
+        shelf.whole = self.shelves.get(space) is shelf
+
+    def fits(self, space: Space, shelf: Shelf) -> bool:
+        """Make room for a shelf, by dropping the others, those first that were not searched for longest."""
+        for other in [other for other in self.shelves if other != space]:
+            if sum(shelf.size for shelf in self.shelves.values()) <= self.room:
+                break
+            del self.shelves[other]
+        if shelf.size > self.room:
+            shelf.clear()
+            return False
+        return True
+
+    def vectors(self, space: Space) -> Iterator[tuple[list[Key], list[bytes]]]:
+        """Give the keys and vectors that the store has of a space, in chunks."""
         encoder = self.needed().name
-        for space in spaces:
-            fresh = {key: data for key, data in self.fresh.items() if key[:2] == space}
-            after: Key | None = None
-            while rows := self.store.read("vector", space, after, CHUNK):
-                after = rows[-1][:3]
-                known = [row for row in rows if row[3] == encoder and not (fresh and row[:3] in fresh)]
-                yield [row[:3] for row in known], [row[4] for row in known]
-            yield list(fresh), list(fresh.values())
+        after: Key | None = None
+        while rows := self.store.read("vector", space, after, CHUNK):
+            after = rows[-1][:3]
+            known = [row for row in rows if row[3] == encoder]
+            yield [row[:3] for row in known], [row[4] for row in known]
 
 
 class Desk:
@@ -202,9 +303,16 @@ class Desk:
         spawn: Callable[..., None],
     ) -> None:
         """`spawn` starts a function as a task of the edge."""
+        #: Keeps the index, if there is one.
+        self.keeper: Keeper | None = None
         self.archive, self.thread, self.post, self.report, self.spawn = archive, thread, post, report, spawn
         #: It embeds in the background now; or never again, because the encoder failed.
         self.busy = False
+
+    def look(self) -> None:
+        """Let the index follow what has changed."""
+        if self.keeper:
+            self.keeper.look()
 
     def idle(self) -> None:
         """The machine has nothing else to do."""
@@ -244,10 +352,12 @@ class Desk:
             while batch := self.archive.batch(effect.spaces):
                 await self.embed(batch)
             [query] = await self.thread.call(encode, encoder, [effect.query])
+        near = await self.keeper.near(effect, query) if self.keeper and query is not None else {}
         result: list[dict[str, Any]] = []
-        for found in self.archive.search(effect, query):
+        for found in self.archive.search(effect, query, near):
             await checkpoint()  # others have to breathe
             result = found
+        self.look()
         return result
 
     async def encode(self, effect: Encode) -> list[list[float]]:
@@ -255,6 +365,22 @@ class Desk:
         for start in range(0, len(effect.texts), BATCH):
             vectors += await self.thread.call(encode, encoder, effect.texts[start : start + BATCH])
         return vectors
+
+
+def depth(effect: Search) -> int:
+    """Say how many pages of each list a search needs."""
+    return effect.k if effect.how != "fused" else max(DEPTH, 4 * effect.k)
+
+
+def merged(best: Hits, hits: Hits, count: int) -> Hits:
+    """Give the best of both; what was found twice, on its way from one place to another, counts once."""
+    return nlargest(count, {hit[2]: hit for hit in [*best, *hits]}.values())
+
+
+def scored(keys: list[Key], data: list[bytes], query: list[float]) -> Hits:
+    """Compare vectors with one."""
+    scores = products(data, query)
+    return [(round(score, 6), int(key[2] or 0), key) for score, key in zip(scores, keys, strict=True)]
 
 
 def pack(vector: list[float]) -> bytes:

@@ -32,6 +32,7 @@ from tokix.devices import Devices
 from tokix.drivers import Calc
 from tokix.failure import Interrupted, Stopped, stopped
 from tokix.host import MachineThread, WallClock, no_event_loop, signals
+from tokix.index import Keeper, available
 from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.kernel.calls.process import buried
 from tokix.kernel.calls.system import logged
@@ -63,7 +64,7 @@ from tokix.kernel.policy import Mixed
 from tokix.kernel.ports import TABLES
 from tokix.programs import Resolver, absolute
 from tokix.shell.client import SOCKET, Client
-from tokix.state import DEATHS, RUNNING, Durable, opened, private
+from tokix.state import DEATHS, INDEX, RUNNING, Durable, opened, private
 from tokix.storage import StoreError
 from tokix.syscalls import ExitStatus, Spawn, Wait
 from tokix.terminal import Outside, Terminal
@@ -114,6 +115,8 @@ async def boot(
         drivers = {"calc": Calc()} if drivers is None else drivers
         encoder = encoder or (ToyEncoder() if machine is None else None)
         system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal(), encoder, key)
+        if state and durable != "none" and encoder and not key and available():  # an index is plain
+            system.desk.keeper = Keeper(system.desk.archive, state / INDEX, system.report)
         stack.callback(system.end)
         if signalled:
             stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))
@@ -243,6 +246,8 @@ class System:
         group.start_soon(self.guard, self.drive)
         group.start_soon(self.guard, self.terminal.read, self.post)
         group.start_soon(self.guard, self.write)
+        if self.desk.keeper:
+            group.start_soon(self.guard, self.desk.keeper.run)
         if listener:
             group.start_soon(self.guard, self.control.serve, listener)
 
@@ -260,6 +265,8 @@ class System:
             observe(self.kernel)
         self.commit(outcome.rows)
         self.desk.archive.committed(self.taken, outcome.rows)
+        if "vector" in outcome.rows:
+            self.desk.look()
         for effect in outcome.effects:
             self.start(effect)
         if not self.kernel.scheduler.flights:

@@ -295,7 +295,7 @@ def see_here() -> None:
 
 def command_line() -> Parser:
     """Describe all that can be typed."""
-    from tokix import keys, models
+    from tokix import keys, memory, models
 
     parser = Parser(prog="tokix", description="An operating system for LLM agents.")
     parser.set_defaults(command=missing)
@@ -322,6 +322,7 @@ def command_line() -> Parser:
     add_json(examined)
     models.add(commands)
     keys.add(commands)
+    memory.add(commands, add_state)
     add_json(command("version", version.__doc__, version))
     return parser
 

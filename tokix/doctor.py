@@ -29,7 +29,7 @@ PYTHON = (3, 11)
 EXTRAS = {
     "hf": "to run models",
     "encryption": "to encrypt state directories",
-    "memory": "for an index of large archives, which nothing needs yet",
+    "memory": "for an index of large memories",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace, _SubParsersAction
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, NoReturn
 
 from tokix.cli import add_state, say
@@ -80,7 +81,7 @@ def encrypt(options: Namespace) -> int:
         raise Failure(f"{options.state} is encrypted already; `tokix state rekey` changes its key")
     rewritten(options.state, None, required(options))
     for path in left_plain(options.state):
-        path.unlink()
+        rmtree(path) if path.is_dir() else path.unlink()
         say(f"removed {path}, which was plain text")
     say(f"{options.state} is encrypted; without its key nobody can read it again, so keep the key")
     return 0

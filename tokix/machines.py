@@ -102,6 +102,24 @@ def load(
         raise Failure(str(error)) from None
 
 
+def encoder_of(reference: str | None) -> Encoder:
+    """Load what turns texts into vectors beside a machine, and nothing else; raises Failure."""
+    if chosen(reference) == TOY:
+        return ToyEncoder()
+    if find_spec("torch") is None:
+        raise Failure(f"vectors need torch: pip install 'tokix[hf]', or take --model {TOY}")
+    from tokix.kernel.arch.hf import models
+    from tokix.kernel.arch.hf.embed import MiniLM
+    from tokix.kernel.arch.hf.reference import EMBEDDER, ModelError
+    from tokix.models import shown
+
+    try:
+        with shown() as progress:
+            return MiniLM(models.locate(EMBEDDER, progress))
+    except ModelError as error:
+        raise Failure(str(error)) from None
+
+
 def separated(reference: str) -> tuple[str, Weights | None]:
     """Take the form of the weights off the reference of a model."""
     forms: tuple[Weights, ...] = ("q4", "q8", "fp16", "fp32", "bf16")

@@ -5,6 +5,7 @@ kernel.lock   held by the kernel that runs
 control.sock  the way to it, for other commands
 running       the pid whose program is driven now (see `tokix.watchdog`)
 deaths.json   who was running when kernels died
+index         what is near in large archives, made anew when it is gone (see `tokix.index`)
 history       what was typed in the shell
 crash-*.txt   reports of what went wrong
 
@@ -32,6 +33,7 @@ TRUTH = "tokix.db"
 RUNNING = "running"
 DEATHS = "deaths.json"
 HISTORY = "history"
+INDEX = "index"
 
 
 def default_state() -> Path:
@@ -68,7 +70,7 @@ def private(state: Path, key: str | None = None) -> bool:
 
 def left_plain(state: Path) -> list[Path]:
     """Give what a kernel without a key has left in a state directory for all to read, beside the truth."""
-    return [path for path in sorted(state.glob("*")) if path.name == HISTORY or path.match("crash-*.txt")]
+    return [path for path in sorted(state.glob("*")) if path.name in (HISTORY, INDEX) or path.match("crash-*.txt")]
 
 
 def busy(state: Path) -> bool:

@@ -1,0 +1,454 @@
+"""The index of large spaces agrees with the store, whatever has happened to it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from stores import python
+from tokix import archive as edge
+from tokix.archive import Archive, pack
+from tokix.boot import boot
+from tokix.index import Keeper, Trouble, named, names
+from tokix.kernel.arch.toy import ToyEncoder
+from tokix.kernel.events import Search
+from tokix.kernel.ports import Only
+from tokix.storage import MemoryStore, SqliteStore
+from tokix.syscalls import Append, Evict, Recall, Recv, Spawn
+
+pytest.importorskip("chromadb")
+
+SPACE, OTHER, TAIL = (1, ""), (2, ""), 200
+WORDS = [f"{a}{b}" for a in "bcdfg" for b in "aeiou"]
+
+
+def text_of(n: int) -> str:
+    return " ".join(random.Random(n).choices(WORDS, k=6))
+
+
+def rows(ids, space=SPACE):
+    """Give pages and their vectors."""
+    vectors = ToyEncoder().embed([text_of(n) for n in ids])
+    return {
+        "page": {(*space, n): (*space, n, n, "tool" if n % 7 == 0 else "user", 3, 0.5, text_of(n)) for n in ids},
+        "vector": {(*space, n): (*space, n, "toy-128", pack(v)) for n, v in zip(ids, vectors, strict=True)},
+    }
+
+
+class Edge:
+    """An archive and its index, as a system has them, and what was reported."""
+
+    def __init__(self, store, folder: Path) -> None:
+        self.store, self.told = store, list[str]()
+        self.archive = Archive(store, ToyEncoder())
+        self.keeper = Keeper(self.archive, folder, self.told.append, tail=TAIL)
+
+    def commit(self, rows) -> None:
+        self.store.commit(rows)
+        self.archive.committed([], rows)
+
+    async def work(self) -> None:
+        """Do what is due, and what is due after that."""
+        while True:
+            self.keeper.rung = anyio.Event()
+            await self.keeper.work()
+            self.keeper.look()
+            if not self.keeper.rung.is_set():
+                return
+
+    async def search(self, n: int, near: bool = True, **options) -> list[int]:
+        """Search for a text; gives ids."""
+        effect = Search("k", (SPACE,), text_of(n), 10, "dense", **options)
+        [query] = ToyEncoder().embed([effect.query])
+        found = await self.keeper.near(effect, query) if near else {}
+        *_, pages = self.archive.search(effect, query, found)
+        return [page["id"] for page in pages]
+
+    async def indexed(self) -> set[int]:
+        """Give the ids that the index really has."""
+        return {*named(await self.keeper.server.ask("names", name=self.keeper.name(SPACE)))}
+
+    @property
+    def shelf(self):
+        return self.archive.shelves[SPACE]
+
+
+@asynccontextmanager
+async def booted(store, folder: Path) -> AsyncIterator[Edge]:
+    here = Edge(store, folder)
+    try:
+        await here.keeper.begin()
+        await here.work()
+        yield here
+    finally:
+        await here.keeper.server.end()
+
+
+async def exact(store, n: int, **options) -> list[int]:
+    """Give what the oracle finds: all vectors, out of the store."""
+    return await Edge(store, Path("/nowhere")).search(n, near=False, **options)
+
+
+def play(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(60):
+            await main()
+
+    anyio.run(bounded)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an index of 300 pages."""
+    folder = tmp_path_factory.mktemp("made") / "index"
+
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            assert await here.indexed() == set(range(300))
+
+    play(main)
+    return folder
+
+
+async def agrees(here: Edge, ids) -> None:
+    """Check that the index has these and no others, and finds what exact search finds, as well as an index can."""
+    assert set(here.shelf.indexed) | {*here.shelf.ids()} == set(ids)
+    assert await here.indexed() == set(here.shelf.indexed)
+    for n in (0, 17, 120):
+        found = await here.search(n)
+        assert len(found) == 10
+        assert len({*found} & {*await exact(here.store, n)}) >= 8
+
+
+def test_a_large_space_leaves_memory_for_the_index_and_what_comes_then_is_found(folder: Path) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        store.commit(rows(range(50), OTHER))
+        async with booted(store, folder) as here:
+            assert (len(here.shelf), len(here.shelf.indexed)) == (0, 300)
+            assert OTHER not in here.archive.shelves, "it is small"
+            here.commit(rows(range(300, 340)))
+            await here.work()
+            assert len(here.shelf) == 40
+            await agrees(here, range(340))
+            here.commit(rows(range(340, 600)))
+            await here.work()
+            assert len(here.shelf) == 0
+            await agrees(here, range(600))
+            assert here.told == []
+
+    play(main)
+
+
+def test_what_is_forgotten_is_not_found_and_makes_no_answer_shorter(folder: Path) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            gone = await here.search(5)
+            here.commit({name: {(*SPACE, n): None for n in gone} for name in ("page", "vector")})
+            found = await here.search(5)
+            assert len(found) == 10
+            assert not {*found} & {*gone}
+            await here.work()
+            await agrees(here, set(range(300)) - {*gone})
+
+    play(main)
+
+
+def test_roles_are_looked_for_until_there_are_enough(folder: Path) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            found = await here.search(5, only=Only(("tool",)))
+            assert len(found) == 10
+            assert all(n % 7 == 0 for n in found)
+
+    play(main)
+
+
+def test_the_end_of_a_process_removes_its_index_and_a_copy_gets_its_own(folder: Path) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            changes = {name: {OTHER: SPACE, (1,): None} for name in ("page", "vector")}
+            here.commit(changes)
+            await here.work()
+            assert {path.name for path in folder.iterdir()} <= {"lock"}
+            assert await here.search(3) == []
+            effect = Search("k", (OTHER,), text_of(3), 1, "dense")
+            [query] = ToyEncoder().embed([effect.query])
+            *_, [page] = here.archive.search(effect, query, await here.keeper.near(effect, query))
+            assert page["text"] == text_of(3)
+            await here.work()
+            assert len(here.archive.shelves[OTHER].indexed) == 300
+
+    play(main)
+
+
+@pytest.mark.parametrize("there", [range(350), range(250), [*range(100, 300), 999], []])
+def test_an_index_that_has_too_much_or_too_little_agrees_after_a_boot(made: Path, folder: Path, there) -> None:
+    async def main() -> None:
+        shutil.copytree(made, folder)
+        store = MemoryStore()
+        store.commit(rows(there))
+        async with booted(store, folder) as here:
+            if len(there) >= TAIL:
+                await agrees(here, there)
+            else:
+                assert {path.name for path in folder.iterdir()} <= {"lock"}
+            assert here.told == []
+
+    play(main)
+
+
+def test_a_vector_that_has_changed_under_its_id_is_replaced(made: Path, folder: Path) -> None:
+    async def main() -> None:
+        shutil.copytree(made, folder)
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        [other] = ToyEncoder().embed(["zu zu"])
+        store.commit({"vector": {(*SPACE, 5): (*SPACE, 5, "toy-128", pack(other))}})
+        async with booted(store, folder) as here:
+            await agrees(here, range(300))
+            assert [*here.shelf.ids()] == [5]
+
+    play(main)
+
+
+def damage(folder: Path, how: str) -> None:
+    [collection] = [path for path in folder.iterdir() if path.is_dir()]
+    files = [path for path in collection.rglob("*") if path.is_file()]
+    if how == "deleted":
+        shutil.rmtree(folder)
+    elif how == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("not a folder")
+    elif how == "garbage":
+        for path in files:
+            path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
+    elif how == "cut":
+        for path in files:
+            os.truncate(path, path.stat().st_size // 2)
+    else:
+        (folder / "stranger").mkdir()
+        (folder / "stranger.txt").write_text("what is this?")
+
+
+@pytest.mark.parametrize("how", ["deleted", "a file", "garbage", "cut", "strangers"])
+def test_an_index_that_is_damaged_is_made_anew(made: Path, folder: Path, how: str) -> None:
+    async def main() -> None:
+        shutil.copytree(made, folder)
+        damage(folder, how)
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            await agrees(here, range(300))
+            assert len(here.told) == (how in ("garbage", "cut", "a file"))
+            assert all("it is made anew" in line for line in here.told)
+
+    play(main)
+
+
+def test_a_process_that_is_killed_or_hangs_is_no_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            process = here.keeper.server._process
+            assert process is not None
+            process.kill()
+            assert await here.search(5) == await exact(store, 5)
+            assert len(here.told) == 1
+            await here.work()
+            await agrees(here, range(300))
+            process = here.keeper.server._process
+            assert process is not None
+            monkeypatch.setattr("tokix.index.HURRY", 0.05)
+            process.send_signal(signal.SIGSTOP)
+            assert await here.search(5) == await exact(store, 5)
+            assert "has not answered" in here.told[-1]
+
+    play(main)
+
+
+def test_an_index_that_always_fails_is_left_alone_and_search_is_exact(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(self, *args, **options):
+        raise Trouble("no such luck")
+
+    async def main() -> None:
+        monkeypatch.setattr("tokix.index.Server.ask", fails)
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        here = Edge(store, folder)
+        with anyio.move_on_after(30):
+            await here.keeper.run()
+        assert len(here.told) == 3
+        assert here.told[-1].endswith("it is left alone until the next boot, and search is exact meanwhile")
+        assert await here.search(5) == await exact(store, 5)
+
+    play(main)
+
+
+def test_search_is_exact_while_the_index_is_made(folder: Path) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(600)))
+        here = Edge(store, folder)
+        wrong: list[int] = []
+
+        async def ask() -> None:
+            while len(here.shelf.indexed) < 600:
+                before = len(here.shelf.indexed)
+                if await here.search(5) != expected and not before:
+                    wrong.append(before)
+                await anyio.lowlevel.checkpoint()
+
+        expected = await exact(store, 5)
+        await here.keeper.begin()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await here.work()
+        finally:
+            await here.keeper.server.end()
+        assert wrong == []
+
+    play(main)
+
+
+WORKER = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import anyio, test_index
+from tokix.storage import SqliteStore
+
+async def main():
+    '''Commit pages for ever and let the index follow.'''
+    store, n = SqliteStore(Path(sys.argv[2], "tokix.db")), 0
+    async with test_index.booted(store, Path(sys.argv[2], "index")) as here:
+        while True:
+            here.commit(test_index.rows(range(n, n + 100)))
+            for _ in here.archive.shelved(test_index.SPACE): pass
+            n += 100
+            print(n, flush=True)
+            await here.work()
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("after", [3, 4])
+def test_sigkill_between_the_commit_and_the_index_loses_nothing(tmp_path: Path, after: int) -> None:
+    with python(WORKER, os.path.dirname(__file__), tmp_path) as child:
+        assert child.stdout is not None
+        for _ in range(after):
+            told = int(child.stdout.readline())
+        child.kill()
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+    async def main() -> None:
+        store = SqliteStore(tmp_path / "tokix.db")
+        try:
+            count = len(store.read("vector", SPACE))
+            assert count >= told
+            async with booted(store, tmp_path / "index") as here:
+                await agrees(here, range(count))
+        finally:
+            store.close()
+
+    play(main)
+
+
+async def scholar() -> list[str]:
+    """Learn, and wait until somebody asks."""
+    await Evict(pages=[await Append(text=text_of(n)) for n in range(60)])
+    while True:
+        await Recv()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["with chromadb", "without"])
+def test_a_system_makes_its_index_and_the_next_one_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr("tokix.index.TAIL", 50)
+    monkeypatch.setattr("tokix.boot.available", lambda: there)
+
+    async def live(pid: int = 0) -> tuple[int, int]:
+        async with boot(tmp_path, programs={"scholar": scholar}) as system, system.attach("test") as client:
+            pid = pid or await client.call(Spawn(program="scholar"))
+            while system.store.sizes().get((pid, ""), 0) < 60:
+                await anyio.sleep(0.001)
+            first, *_ = await client.call(Recall(query=text_of(7), how="dense", k=1, pid=pid))
+            assert first.text == text_of(7)
+            shelf = system.desk.archive.shelves[pid, ""]
+            while there and not shelf.indexed:
+                await anyio.sleep(0.001)
+            first, *_ = await client.call(Recall(query=text_of(8), how="fused", k=1, pid=pid))
+            assert first.text == text_of(8)
+            return pid, len(shelf.indexed)
+
+    async def main() -> None:
+        pid, indexed = await live()
+        assert indexed == 60 * there
+        assert (tmp_path / "index").exists() == there
+        assert await live(pid) == (pid, indexed)
+
+    play(main)
+
+
+def test_without_numpy_the_vectors_are_read_for_each_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(40)))
+        expected = await exact(store, 5)
+        monkeypatch.setattr(edge, "possible", lambda: False)
+        monkeypatch.setitem(sys.modules, "numpy", None)
+        here = Edge(store, Path("/nowhere"))
+        assert await here.search(5) == expected
+        assert here.archive.shelves == {}
+
+    play(main)
+
+
+def test_what_has_no_room_in_memory_is_read_for_each_search() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        store.commit(rows(range(20), OTHER))
+        here = Edge(store, Path("/nowhere"))
+        here.archive.room = 100_000
+        assert await here.search(5) == await exact(store, 5)
+        assert len(here.shelf) == 0
+        assert await here.search(7) == await exact(store, 7)
+
+    play(main)
+
+
+def test_names_are_ids_and_checksums() -> None:
+    sums = {1: 0xDEADBEEF, -1: 3}
+    assert named(names(sums)) == sums
+    with pytest.raises(Trouble, match="not of tokix"):
+        named(["a", "b:c"])
