@@ -91,7 +91,7 @@ class Model:
         """Put a new stub in the place of the old one."""
         self.here = [page for page in self.here if page[0] != STUB]
         records = [Page(role, 0, False, shown, id, message) for id, (role, _, message, shown) in self.gone.items()]
-        made = stub(small(), records, self.window) if self.stubbed else None
+        made = stub(small(), len(records), records, self.window) if self.stubbed else None
         if made and made[0].tokens <= left:
             page, _ = made
             at = next((n for n, p in enumerate(self.here) if not (p[3] or p[1] == "system")), len(self.here))
