@@ -391,7 +391,7 @@ async def scholar() -> list[str]:
 
 @pytest.mark.parametrize("there", [True, False], ids=["with chromadb", "without"])
 def test_a_system_makes_its_index_and_the_next_one_uses_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], there: bool
 ) -> None:
     monkeypatch.setattr("tokix.index.TAIL", 50)
     monkeypatch.setattr("tokix.boot.available", lambda: there)
@@ -414,7 +414,10 @@ def test_a_system_makes_its_index_and_the_next_one_uses_it(
         pid, indexed = await live()
         assert indexed == 60 * there
         assert (tmp_path / "index").exists() == there
+        said = [f"tokix: the index of process {pid}: {what}" for what in ("begins", "done")]
+        assert [line for line in capfd.readouterr().err.splitlines() if "index" in line] == said * there
         assert await live(pid) == (pid, indexed)
+        assert "index" not in capfd.readouterr().err, "it is there"
 
     play(main)
 

@@ -16,8 +16,8 @@ from stores import change, opened, put, row
 from tokix import cli
 from tokix.archive import unpack
 from tokix.boot import boot
+from tokix.index import owner
 from tokix.kernel.arch.toy import ToyEncoder
-from tokix.memory import owner
 from tokix.portable import LineError, Portable, pages
 from tokix.storage import SqliteStore
 from tokix.syscalls import Map, Pages, Regions

@@ -32,7 +32,7 @@ from tokix.devices import Devices
 from tokix.drivers import Calc
 from tokix.failure import Interrupted, Stopped, stopped
 from tokix.host import MachineThread, WallClock, no_event_loop, signals
-from tokix.index import Keeper, available
+from tokix.index import Keeper, available, lines, owner
 from tokix.kernel.arch.toy import ToyEncoder, ToyMachine
 from tokix.kernel.calls.process import buried
 from tokix.kernel.calls.system import logged
@@ -116,7 +116,13 @@ async def boot(
         encoder = encoder or (ToyEncoder() if machine is None else None)
         system = System(state, store, machine or ToyMachine(), drivers, terminal or Terminal(), encoder, key)
         if state and durable != "none" and encoder and not key and available():  # an index is plain
-            system.desk.keeper = Keeper(system.desk.archive, state / INDEX, system.report)
+            told = lines(system.report)
+            system.desk.keeper = Keeper(
+                system.desk.archive,
+                state / INDEX,
+                system.report,
+                progress=lambda space, done, total: told(f"the index of {owner(space)}", done, total),
+            )
         stack.callback(system.end)
         if signalled:
             stack.enter_context(signals(get_running_loop(), lambda signum: system.fail(Interrupted(signum))))

@@ -338,6 +338,27 @@ class Keeper:
         return None
 
 
+def owner(space: Space) -> str:
+    """Say whose pages are in a space."""
+    pid, name = space
+    return f"process {pid}{' ' * bool(name)}{name}" if pid else f"region {name}"
+
+
+def lines(report: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Give what says that something begins and that it is done; it is told what, how much of it, and of how much."""
+    begun: set[str] = set()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in begun:
+            begun.add(what)
+            report(f"{what}: begins")
+        if done == total:
+            begun.discard(what)
+            report(f"{what}: done")
+
+    return progress
+
+
 def names(sums: Names) -> list[str]:
     """Name vectors by their ids and checksums."""
     return [f"{id}:{checksum:08x}" for id, checksum in sums.items()]

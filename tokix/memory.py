@@ -187,16 +187,10 @@ def _index(store: SqliteStore, options: Namespace) -> Iterator[Finding]:
         yield from anyio.run(_compared, keeper, large)
 
 
-def owner(space: Space) -> str:
-    """Say whose pages are in a space."""
-    pid, name = space
-    return f"process {pid}{' ' * bool(name)}{name}" if pid else f"region {name}"
-
-
 async def _compared(keeper: Keeper, large: list[Space]) -> list[Finding]:
     """Compare the index with the store, and change neither."""
     from tokix.doctor import Finding
-    from tokix.index import Trouble
+    from tokix.index import Trouble, owner
 
     findings = []
     for space in large:
@@ -262,7 +256,7 @@ async def _rebuild_index(store: SqliteStore, state: Path, progress: Progress) ->
     import anyio
 
     from tokix.cli import say
-    from tokix.index import TRIES, Keeper, available
+    from tokix.index import TRIES, Keeper, available, owner
     from tokix.state import INDEX
 
     def done(space: Space, count: int, total: int) -> None:
@@ -362,8 +356,11 @@ async def _append(options: Namespace, found: list[Portable], done: list[int], pr
 @contextmanager
 def shown() -> Iterator[Progress]:
     """Show on the standard error what goes on: a bar on a terminal, else a line at the start and at the end."""
+    from tokix.cli import say
+    from tokix.index import lines
+
     if not (sys.stderr and os.isatty(2)):
-        yield lines()
+        yield lines(say)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -379,19 +376,3 @@ def shown() -> Iterator[Progress]:
             drawing.update(tasks[what], completed=done, total=total)
 
         yield progress
-
-
-def lines() -> Progress:
-    """Give a progress that says what begins and what is done."""
-    from tokix.cli import say
-
-    begun: set[str] = set()
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in begun:
-            begun.add(what)
-            say(f"{what}: begins")
-        if done == total:
-            say(f"{what}: done")
-
-    return progress
