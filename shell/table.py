@@ -215,7 +215,7 @@ def _marks(page: PageInfo, use: ProcessUse) -> str:
     marks = {
         "stub": page.id < 0,
         "pinned": page.pinned,
-        f"recalled {page.recalled}": page.recalled is not None,
+        f"recalled {page.region}{'/' * bool(page.region)}{page.recalled}": page.recalled is not None,
         "shared": shared(page, use),
     }
     return " ".join(mark for mark, holds in marks.items() if holds)

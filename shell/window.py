@@ -22,6 +22,7 @@ LOOKS = {
     "P": ("black on yellow", "pinned"),
     "S": ("black on cyan", "stub"),
     "R": ("black on magenta", "recalled"),
+    "M": ("black on white", "of a region"),
     "~": ("black on blue", "being thought"),
     "·": ("dim", "free"),
     "━": ("cyan", "in frames that others have too"),
@@ -51,6 +52,8 @@ def picture(pages: Sequence[PageInfo], use: ProcessUse, system: SystemInfo, widt
     outside = left(pages)
     if outside:
         lines += [[], [("bold", gone(use, system))], *archive(outside, system.window, width)]
+    if use.regions:
+        lines += [[], [("bold", f"regions: {', '.join(use.regions)}")]]
     return [*lines, [], *legend({piece for line in lines for _, text in line for piece in text}, width), []]
 
 
@@ -106,7 +109,9 @@ def resident(pages: Iterable[PageInfo]) -> list[PageInfo]:
 
 def look(page: PageInfo) -> str:
     """Give what a page is drawn as; "" for one that is nothing special."""
-    return "S" if page.id < 0 else "P" if page.pinned else "R" if page.recalled is not None else ""
+    if page.id < 0 or page.pinned:
+        return "S" if page.id < 0 else "P"
+    return "" if page.recalled is None else "M" if page.region else "R"
 
 
 def frames(use: ProcessUse) -> list[Part]:
@@ -121,7 +126,7 @@ def shared(page: PageInfo, use: ProcessUse) -> bool:
 
 def left(pages: Sequence[PageInfo]) -> list[Part]:
     """Give the pages that have left the window, and which of them are there again as copies."""
-    back = {page.recalled for page in pages if page.resident}
+    back = {page.recalled for page in pages if page.resident and not page.region}
     return [Part("R" if page.id in back else "░", page.tokens) for page in pages if not page.resident]
 
 

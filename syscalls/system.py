@@ -38,6 +38,8 @@ class ProcessUse(ProcessInfo):
     pages: int = 0
     archived: int = 0
     evicted: int = 0
+    #: The regions that it has mapped.
+    regions: list[str] = []
     #: Tokens that were generated for it; pages that came back into its windows, and that have left them.
     sampled: int = 0
     faults: int = 0

@@ -92,6 +92,17 @@ def test_an_empty_context():
     assert rest == ["", "· free", ""]
 
 
+def test_copies_from_a_region_are_not_taken_for_those_of_the_archive():
+    pages = [page(2, 50), page(3, 10, 0, recalled=2, region="notes"), page(4, 10, 10, recalled=2)]
+    _, _, inside, _, _, _, archive, *_ = drawn(pages[:2], use(regions=["notes"]), look())
+    assert inside.startswith("M" * 10 + "~")
+    assert archive == "░" * 50
+    lines = drawn(pages, use(regions=["notes", "more"]), look())
+    assert "regions: notes, more" in lines
+    marks = [row[4] for row in table.of_pages(pages, use(), look(), None).rows]
+    assert marks == ["", "recalled notes/2 shared", "recalled 2 shared"]
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_on_a_terminal_there_is_the_picture_and_the_newest_pages(width: int):
     pages = [*PAGES, *(page(n, 1, 65, text="word " * 99) for n in range(7, 60))]

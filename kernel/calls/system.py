@@ -92,6 +92,7 @@ def use(k: Kernel, process: Process) -> ProcessUse:
         pages=len(own.pages) if own else 0,
         archived=len(own.archived) if own else 0,
         evicted=sum(page.tokens for page in own.archived.values()) if own else 0,
+        regions=[name for name in own.maps if name in k.regions] if own else [],
         sampled=process.sampled + sum(burst.generated for burst in bursts),
         faults=process.faults,
         evictions=process.evictions,
