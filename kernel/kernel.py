@@ -46,10 +46,11 @@ from tokix.kernel.events import (
 )
 from tokix.kernel.family import Usage
 from tokix.kernel.frames import FRAME, FramePool
+from tokix.kernel.ledger import Ledger
 from tokix.kernel.mmu import Mmu
 from tokix.kernel.outcome import BLOCKED, Encoded
 from tokix.kernel.policy import Policy
-from tokix.kernel.ports import TABLES, Machine, Programs
+from tokix.kernel.ports import Machine, Programs
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
 from tokix.kernel.scheduler import Scheduler
 from tokix.kernel.trap import ANSWERED, HANDLERS, REDO, WITHDRAW, not_a_call
@@ -74,7 +75,7 @@ from tokix.syscalls.errors import decode_error, encode_error
 Probe = Callable[[Event], None]
 
 
-class Kernel:
+class Kernel(Ledger):
     """Processes, their calls, and the machine they share. Nothing here waits, and nothing touches the outside."""
 
     def __init__(
@@ -102,6 +103,7 @@ class Kernel:
         to park, with the reason: they were running when the kernel died, again and again. `on_run` is told the pid
         whose program gets the control, and 0 when the kernel has it again.
         """
+        super().__init__()
         self.machine, self.programs, self.now, self.seed, self.budget = machine, programs, now, seed, budget
         self.devices = {device.name: device for device in devices}
         self.ops = {(device.name, op.name): op for device in devices for op in device.ops}
@@ -124,8 +126,6 @@ class Kernel:
         self.started: dict[str, dict[str, Any]] = {}
         self.partials: dict[str, dict[int, list[int]]] = {}
         self.invoked: dict[str, Branch] = {}
-        self.rows: dict[str, dict[Any, tuple[Any, ...] | None]] = {name: {} for name in TABLES}
-        self.inserted: set[tuple[str, Any]] = set()
         self.effects: list[Effect | Attached] = []
         self.probes: list[Probe] = []
         self.serial = count(1)
@@ -149,10 +149,7 @@ class Kernel:
         # Nothing will tick, and no answer is on its way to somebody who then may think: time jumps.
         while self.sleepers and not (self.scheduler.flights or self.ready or self.invoked):
             self.wake(self.sleepers[0][0])
-        outcome = Outcome(ticks, {name: rows for name, rows in self.rows.items() if rows}, self.effects)
-        if outcome.rows:
-            self.rows = {name: {} for name in TABLES}
-            self.inserted = set()
+        outcome = Outcome(ticks, self.taken(), self.effects)
         self.effects = []
         return outcome
 
@@ -554,37 +551,6 @@ class Kernel:
             self.timers = [timer for timer in self.timers if self.due(*timer[2:])]
             heapq.heapify(self.timers)
             self.many_timers = 2 * len(self.timers) + 64
-
-    def append(self, process: Process, entry: Entry) -> None:
-        process.log.append(entry)
-        self.journal(process, entry)
-
-    def journal(self, process: Process, entry: Entry) -> None:
-        """Write the row of an entry."""
-        seq, path, call, ok, value, at = entry
-        key = (process.pid, process.epoch, seq)
-        self.rows["journal"][key] = (*key, path, call, int(ok), value, at)
-
-    def put(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
-        """Write a row with this step."""
-        self.rows[table][key] = row
-
-    def insert(self, table: str, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
-        """Write a row that is new; if it is erased in the same step, the store never sees it."""
-        if key not in self.rows[table]:  # else an older row of that key is about to be deleted
-            self.inserted.add((table, key))
-        self.rows[table][key] = row
-
-    def erase(self, table: str, key: tuple[Any, ...]) -> None:
-        """Delete a row with this step."""
-        if (table, key) in self.inserted:
-            self.inserted.discard((table, key))
-            del self.rows[table][key]
-        else:
-            self.rows[table][key] = None
-
-    def save(self, process: Process, reaped: bool = False) -> None:
-        self.put("process", (process.pid,), process.row(reaped))
 
     # ---- for handlers and reports
 
