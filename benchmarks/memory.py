@@ -134,7 +134,7 @@ def measured(options: argparse.Namespace, report: Callable[[str], None]) -> dict
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--quick", action="store_true", help="one seed, and 1000 turns")
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="(default: all)")
+    parser.add_argument("--part", choices=PARTS, nargs="+", action="extend", help="(default: all)")
     parser.add_argument("--seeds", type=at_least(1), default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--turns", type=at_least(1000), default=10_000, metavar="N", help="(default: 10000)")
     parser.add_argument("--build", action="store_true", help="the templates and seeds for tuning")
@@ -154,6 +154,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def main() -> None:
     options, console = arguments(), Console()
+    options.part = options.part or PARTS
     result = measured(options, lambda line: console.print(line, style="dim"))
     for table in tables(result):
         console.print(table)

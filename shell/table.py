@@ -152,9 +152,10 @@ def brief(program: str) -> str:
     return program.removeprefix(f"{os.getcwd()}{os.sep}")
 
 
-def of_journal(entries: Sequence[LogEntry], cut: bool) -> Table:
-    rows = [[entry.path, one_line(entry.call), outcome(entry)] for entry in entries]
-    return Table(("PATH", "CALL", "OUTCOME"), rows, list(entries), cut=cut)
+def of_journal(entries: Sequence[LogEntry], cut: bool, times: bool) -> Table:
+    columns = [*(["TIME"] * times), "PATH", "CALL", "OUTCOME"]
+    rows = [[*([clock(e.at)] * times), e.path, one_line(e.call), outcome(e)] for e in entries]
+    return Table(columns, rows, list(entries), fixed=frozenset({"TIME"}), cut=cut)
 
 
 def outcome(entry: LogEntry) -> str:

@@ -85,6 +85,7 @@ def _send(parser: argparse.ArgumentParser) -> None:
 def _logs(parser: argparse.ArgumentParser) -> None:
     add_pid(parser)
     parser.add_argument("-n", dest="last", metavar="N", type=number(1), help="only the last N calls")
+    parser.add_argument("-t", "--times", action="store_true", help="when each outcome was decided")
     parser.add_argument("--full", action="store_true", help="do not cut the lines to the width of the terminal")
     add_json(parser)
 

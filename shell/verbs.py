@@ -75,7 +75,7 @@ async def send(client: Client, options: Namespace) -> Result:
 
 async def logs(client: Client, options: Namespace) -> Result:
     entries = await client.call(Journal(pid=options.pid, last=options.last))
-    return Result(table.of_journal(entries, not options.full))
+    return Result(table.of_journal(entries, not options.full, options.times))
 
 
 async def devices(client: Client, options: Namespace) -> Result:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
+from datetime import datetime
 from pathlib import Path
+from time import time
 
 import pytest
 
@@ -105,6 +107,9 @@ def test_every_verb_works_from_another_terminal(tokix: Start, state: Path) -> No
     ]
     assert '"body":"good morning"' in rows(out)[3][2]
     assert json.loads(tokix("logs", "-n", 1, "--json", 3).end()[1])[0]["call"] == "recv{}"
+    timed = rows(tokix("logs", "--times", 3).end()[1])
+    assert timed[0] == ["TIME", "PATH", "CALL", "OUTCOME"]
+    assert abs(datetime.fromisoformat(timed[1][0]).timestamp() - time()) < 600
     assert rows(tokix("pages", 3).end()[1])[1][1:4:2] == ["system", "window"]
     assert rows(tokix("recall", 3, "what", "was", "that").end()[1]) == [["PAGE", "ROLE", "TOKENS", "SCORE", "TEXT"]]
     assert rows(tokix("devices").end()[1])[1][:4] == ["calc.eval", "pure", "0", "expression: string"]

@@ -89,7 +89,7 @@ def test_a_chain_is_followed_to_its_end_and_no_further():
 def test_a_conversation_keeps_its_window_and_its_words():
     reports: list[str] = []
     figures = turns.judge(1000, reports.append)
-    assert reports == ["1000 turns with paging", "200 turns with demand paging"]
+    assert reports == ["1000 turns with paging", "1000 turns with demand paging"]
     for found in figures.values():
         assert found["most"] <= 1
         assert found["twice"] == found["lost"] == 0

@@ -235,7 +235,7 @@ async def logs(options: Namespace) -> Result:
         entries = [LogEntry.model_validate(entry) for entry in logged(store.journal(options.pid, options.last))]
     if options.pid not in pids:
         raise Failure(f"ESRCH: no process {options.pid} in {options.state}; `tokix ps --all` shows them")
-    return Result(of_journal(entries, not options.full))
+    return Result(of_journal(entries, not options.full, options.times))
 
 
 async def devices(options: Namespace) -> Result:

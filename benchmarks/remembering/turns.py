@@ -5,8 +5,8 @@
     latency, disk       what a turn takes in the last tenth over what it takes in the first; in most, no page leaves
     twice, lost         texts that are in the archive twice; texts that are in neither the archive nor the window
 
-Once without a search; and, with fewer turns, with demand paging, where each searches and brings pages back. A search
-reads all that was ever said, so its latency grows; and what it brings back is among the tokens that are new.
+Once without a search; and with demand paging, where each turn searches and brings pages back. A search compares all
+that was ever said, so its latency grows; and what it brings back is among the tokens that are new.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tokix.kernel.process import Process
 
 WORDS, LONG, ANSWER = 4000, 12, 16
-#: How much of the window copies may have, and the part of the turns that search.
-DEMAND, SEARCHING = 0.25, 5
+#: How much of the window copies may have.
+DEMAND = 0.25
 
 
 def text(turn: int) -> str:
@@ -124,12 +124,12 @@ class Conversation:
 
 def judge(turns: int, report: Callable[[str], None]) -> dict[str, Any]:
     figures = {}
-    for name, demand, count in (("paging", 0.0, turns), ("demand paging", DEMAND, turns // SEARCHING)):
+    for name, demand in (("paging", 0.0), ("demand paging", DEMAND)):
         with TemporaryDirectory() as folder:
             store = SqliteStore(Path(folder) / "tokix.db")
             try:
-                figures[name] = Conversation(count, demand, store).hold()
+                figures[name] = Conversation(turns, demand, store).hold()
             finally:
                 store.close()
-        report(f"{count} turns with {name}")
+        report(f"{turns} turns with {name}")
     return figures
