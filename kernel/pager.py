@@ -293,7 +293,7 @@ def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
     if k.probes:
         k.probe("evict", process.pid, f"page {page.id}, {page.tokens} tokens")
     if page.source is not None:
-        if page.used is not None and page.source in ctx.archived:
+        if page.used is not None and page.source in ctx.archived and not page.region:
             ctx.archived[page.source] = ctx.archived[page.source]._replace(used=page.used)
         return
     pid, name = space(b)

@@ -171,6 +171,22 @@ def test_copies_come_into_the_window_once_and_are_not_stored():
     assert after == []
 
 
+def test_a_copy_from_a_region_that_leaves_says_nothing_of_a_page_with_the_same_id():
+    async def main():
+        await shelf()
+        own = await Append(text="a cat of my own")
+        await Evict(pages=[own])
+        await Recall(query="cat called Turing", k=1, load=True, region="facts")
+        await Think(prompt="so?", max_tokens=4)
+        [copy] = [page.id for page in await Pages() if page.recalled is not None]
+        await Evict(pages=[copy])
+        used = {page.id: page.used for page in await Pages()}
+        await Unlink(region="facts")
+        return [own, copy, used[own]]
+
+    assert always(main) == [0, 1, None]
+
+
 def test_demand_paging_looks_into_regions():
     async def main():
         await shelf()
