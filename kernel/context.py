@@ -127,11 +127,12 @@ class Context:
             ctx.advice = Advice(*rest[0])
         if rest[1:]:
             ctx.maps = rest[1]
-        ctx.answer = max((page.used for page in (*ctx.pages, *records.values()) if page.used is not None), default=-1)
         ctx.begin_log()
         return ctx
 
     def begin_log(self) -> None:
-        """Note that the log which brought the pages is gone."""
+        """Note that the log which brought the pages is gone: all that is known is in the pages."""
         self.pages = [page._replace(born=-1) for page in self.pages]
         self.archived = {id: page._replace(born=-1) for id, page in self.archived.items()}
+        used = (page.used for page in (*self.pages, *self.archived.values()))
+        self.answer = max((id for id in used if id is not None), default=-1)

@@ -114,9 +114,9 @@ class Kernel(Ledger):
         #: How long bursts are, by program: a policy may want to guess.
         self.usage: dict[str, Usage] = {}
         self.streams: dict[str, streams.Stream] = {}
-        #: Regions by name; where the ids of one of the same name have to begin.
+        #: Regions by name; where the ids of another begin, behind those of all that are gone.
         self.regions: dict[str, regions.Region] = {}
-        self.unlinked: dict[str, int] = {}
+        self.unlinked = 0
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
         self.timers: list[tuple[float, int, Branch | Process, str]] = []
         #: Branches that sleep until a tick.

@@ -144,6 +144,8 @@ def fork(k: Kernel, b: Branch) -> int:
     for entry in (*parent.log, Entry(len(parent.log), b.path, b.text, True, "0", k.now)):
         k.append(child, entry)
     pager.inherit_windows(k, parent, child)
+    if child.root and child.image:  # a window may be another from the first entry on
+        k.context(child.root)
     recovery.replay(k, child)
     ctx = k.context(b)
     if ctx.filed:

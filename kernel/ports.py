@@ -68,7 +68,7 @@ TABLES: dict[str, Table] = {
     "chunk": Table(2, {"stream": str, "offset": int, "pid": int, "fd": int, "text": str}),
     "kernel": Table(1, {"name": str, "value": str}),
     # Memory that several processes share: its pages are those of the space (0, name).
-    "region": Table(1, {"name": str, "creator": int, "next": int}),
+    "region": Table(1, {"name": str, "creator": int, "first": int, "next": int}),
     # What has left the windows: see `pager` for the space of a page. A vector is float32, little-endian.
     "page": Table(
         3,
@@ -126,7 +126,7 @@ class Store(Protocol):
         """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
 
     def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
+        """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
 
     def sizes(self) -> dict[tuple[int, str], int]:
         """Count the vectors in each space."""

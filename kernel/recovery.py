@@ -196,7 +196,7 @@ def _load(k: Kernel, rows: Loaded) -> None:
     k.seed = int(meta.get("seed", k.seed))
     if k.next_pid <= max((row[0] for row in rows["process"]), default=0):
         raise KernelBug("the store has lost the next pid")
-    regions.load(k, rows["region"])
+    regions.load(k, rows["region"], meta)
     for key, _, call, note in rows["started"]:
         k.started[key] = {**from_json(note), "call": call}
     k.serial = count(1 + max((note.get("order", 0) for note in k.started.values()), default=0))

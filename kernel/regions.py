@@ -4,9 +4,9 @@ A region is a space of the archive that belongs to no process: (0, NAME), for no
 appended and erased, never changed, and are only in the store; the kernel knows the name, the next id, and what was
 erased since it booted, for a search that was under way may still find that.
 
-Invariants: the id of a page is never used again; a region's row is committed with the outcome of the call that changed
-it. Who has mapped it is in the contexts (`Context.maps`), and so in the logs; what is in it is in no log but as
-outcomes, so a replay neither appends nor searches.
+Invariants: the id of a page is never used again, not in another region of the same name either; a region's row is
+committed with the outcome of the call that changed it. Who has mapped it is in the contexts (`Context.maps`), and so in
+the logs; what is in it is in no log but as outcomes, so a replay neither appends nor searches.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Region:
     name: str
     #: The pid of who has made it.
     creator: int
-    next_page: int = 0
-    #: Where it began: ids below are those of one of the same name that is gone.
+    #: Where it began: ids below may be those of one of the same name that is gone.
     first: int = 0
+    next_page: int = 0
     #: Ids of pages that were erased since boot.
     erased: set[int] = field(default_factory=set)
 
@@ -49,8 +49,9 @@ class Region:
         return self.first <= id < self.next_page and id not in self.erased
 
 
-def load(k: Kernel, rows: Iterable[tuple[Any, ...]]) -> None:
-    k.regions = {name: Region(name, creator, next_page) for name, creator, next_page in rows}
+def load(k: Kernel, rows: Iterable[tuple[Any, ...]], meta: dict[str, str]) -> None:
+    k.regions = {row[0]: Region(*row) for row in rows}
+    k.unlinked = int(meta.get("unlinked", 0))
 
 
 def get(k: Kernel, name: str) -> Region:
@@ -62,19 +63,19 @@ def get(k: Kernel, name: str) -> Region:
 
 def make(k: Kernel, name: str, creator: int) -> None:
     """Make a region."""
-    first = k.unlinked.pop(name, 0)
-    k.regions[name] = Region(name, creator, first, first)
+    k.regions[name] = Region(name, creator, k.unlinked, k.unlinked)
     save(k, k.regions[name])
 
 
 def save(k: Kernel, region: Region) -> None:
-    k.put("region", (region.name,), (region.name, region.creator, region.next_page))
+    k.put("region", (region.name,), (region.name, region.creator, region.first, region.next_page))
 
 
 def delete(k: Kernel, region: Region) -> None:
     """Delete a region and its pages."""
     del k.regions[region.name]
-    k.unlinked[region.name] = region.next_page
+    k.unlinked = max(k.unlinked, region.next_page)
+    k.put("kernel", ("unlinked",), ("unlinked", str(k.unlinked)))
     k.erase("region", (region.name,))
     pager.drop(k, *region.space)
 

@@ -6,7 +6,7 @@ it never grows. It is made anew whenever pages leave by themselves, for all behi
 anyway, and when one is forgotten; not for pages that a program moves out, which knows what it has moved.
 
 Invariant: a stub is a function of the archive's records at that time. So a replay makes the same one, and what was
-forgotten is not in it.
+forgotten is not in it. Other words here would have another length, and let the replay of an older log move other pages.
 """
 
 from __future__ import annotations

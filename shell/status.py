@@ -8,8 +8,10 @@ import signal
 from tokix.syscalls import ExitStatus
 from tokix.syscalls.base import to_json
 
-#: What steers a terminal.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: What steers a terminal, or is not seen on one: controls, marks of direction, of no width, tags.
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 #: Characters that are shown of a value, or of what a process says at its end.
 LENGTH = 1000
 

@@ -140,6 +140,8 @@ async def regions(client: Client, options: Namespace) -> Result:
         return Result(table.of_regions(await client.call(Regions())))
     if not re.fullmatch(REGION, name):
         raise Failure(f"{name!r} is no name of a region: letters, digits and _ . - are allowed", WRONG)
+    if options.delete and options.words:
+        raise Failure("--delete deletes a whole region: leave the query out", WRONG)
     if options.delete:
         await client.call(Unlink(region=name))
         return Result(data={"deleted": name})

@@ -55,9 +55,9 @@ class MemoryStore:
         return [rows[key] for key in (keys if limit < 0 else keys[:limit])]
 
     def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
-        rows = self.tables[table]
-        return [rows[key] for key in ((*space, id) for id in sorted(set(ids))) if key in rows]
+        """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
+        rows, end = self.tables[table], -1 if table == "page" else None
+        return [rows[key][:end] for key in ((*space, id) for id in sorted(set(ids))) if key in rows]
 
     def sizes(self) -> dict[tuple[int, str], int]:
         """Count the vectors in each space."""

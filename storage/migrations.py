@@ -52,7 +52,8 @@ def _shared(connection: Connection) -> None:
         "DROP TABLE page",
         "ALTER TABLE timed RENAME TO page",
         *lexical.CREATE[1:],
-        "CREATE TABLE region (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, next INTEGER) WITHOUT ROWID",
+        "CREATE TABLE region (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, first INTEGER, next INTEGER) "
+        "WITHOUT ROWID",
     ):
         connection.exec_driver_sql(sql)
 

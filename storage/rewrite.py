@@ -22,6 +22,7 @@ def rewrite(path: Path, key: str | None, new: str | None) -> None:
     It takes as much room again on the disk. What was in the old file can be found in the free blocks of the disk until
     they are used again.
     """
+    path = path.resolve()  # a link stays one
     with closing(SqliteStore(path, "power", key)) as old:
         fresh = beside(old.path) / path.name
         try:

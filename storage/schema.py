@@ -190,10 +190,10 @@ JOURNAL = _sql(
     .offset(literal_column("0"))
 )
 _PAGE, _VECTOR = _TABLES["page"], _TABLES["vector"]
-#: Rows of a space by their ids, which are a JSON list.
+#: Rows of a space by their ids, which are a JSON list; of pages, all but their texts, which are last.
 AMONG = {
     table.name: _sql(
-        select(table)
+        select(*(column for column in table.columns if column.name != "text"))
         .where(
             table.c.pid == bindparam("pid"),
             table.c.space == bindparam("space"),

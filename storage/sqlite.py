@@ -63,7 +63,7 @@ _ADVICE = {
     "most of it",
     "SQLITE_FULL": "make room on the disk and start again",
     "SQLITE_BUSY": "another program writes to the file; close it and start again",
-    "SQLITE_IOERR": "look at the disk and the system's log before you start again",
+    "SQLITE_IOERR": "make room on the disk if it is full; else look at it, and at the system's log",
     "SQLITE_READONLY": "make the file and its folder writable, or choose another state directory",
     "SQLITE_CANTOPEN": "make the file and its folder writable, or choose another state directory",
 }
@@ -138,7 +138,7 @@ class SqliteStore:
             return [_grown(row, blobs) for row in found] if large else found
 
     def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Give the rows of `page` or `vector` that have these ids in a space, in order."""
+        """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
         with explained(self.path, "read"):
             return self._raw.execute(AMONG[table], (*space, json.dumps(list(ids)))).fetchall()
 

@@ -3,7 +3,8 @@
 A region is a row of pages under a name. It has no window: pages are only added, and processes find them with `Recall`,
 beside what has left their own windows. It outlives those who made it, until somebody calls `Unlink`. To map a region is
 a right of its own, to read (`map:REGION`) or to append as well (`append:REGION`); what is mapped stays mapped, over
-`Exec` and in the children that `Fork` makes, until `Unmap`.
+`Exec` and in the children that `Fork` makes, until `Unmap`. Rights are about names: who has mapped a region that is
+deleted and made again has mapped the new one.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from tokix.archive import Archive, encode, pack, products
 from tokix.boot import boot as real_boot
 from tokix.kernel.arch.toy import ToyEncoder
 from tokix.kernel.events import Search
+from tokix.kernel.ports import Only
 from tokix.sim import World
 from tokix.storage import MemoryStore, SqliteStore
 from tokix.syscalls import EIO, ENOENT, Append, Embed, Evict, Recall, Recv, Sleep, Spawn
@@ -190,3 +191,22 @@ def test_a_real_system_without_an_encoder_says_so():
 
     assert anyio.run(play, None).startswith("ENOENT: no encoder")
     assert anyio.run(play, Broken()) == "EIO: the encoder broken failed: ValueError: no such layer"
+
+
+def test_what_few_pages_fit_is_looked_for_a_part_at_a_time(monkeypatch):
+    """Nothing else waits while most of what is near is of another role."""
+    monkeypatch.setattr(edge, "SOME", 4)
+    encoder, store = ToyEncoder(), MemoryStore()
+    shelf, looked = Archive(store, encoder), []
+    texts = [f"a b c {n}" for n in range(60)]
+    keys = [(1, "", n) for n in range(60)]
+    rows = {key: (*key, key[2], "tool" if key[2] in (3, 50) else "user", 3, 0.5, texts[key[2]]) for key in keys}
+    vectors = {k: (*k, encoder.name, pack(v)) for k, v in zip(keys, encoder.embed(texts), strict=True)}
+    store.commit({"page": rows, "vector": vectors})
+    among = store.among
+    monkeypatch.setattr(store, "among", lambda table, space, ids: looked.append(len(ids)) or among(table, space, ids))
+    [query] = encoder.embed(["a b c"])
+    *_, found = shelf.search(Search("k", ((1, ""),), "a b c", 2, "dense", Only(("tool",))), query)
+    assert {page["id"] for page in found} == {3, 50}
+    assert max(looked) <= 4
+    assert sum(looked) <= 60, "no page is looked at twice"

@@ -12,13 +12,13 @@ import pytest
 
 from command import Start
 from glass import Sit, table
-from stores import KEY
+from stores import KEY, opened, put, row
 from tokix import cli, failure
 from tokix.boot import boot
 from tokix.kernel.kernel import Kernel
 from tokix.shell.repl import remembered
 from tokix.state import TRUTH
-from tokix.storage import StoreError, glance
+from tokix.storage import SqliteStore, StoreError, glance
 from tokix.storage.cipher import encrypted
 from tokix.syscalls import Append, Recv, Save, Spawn, Wait
 from tokix.terminal import Terminal
@@ -414,3 +414,31 @@ def test_tables_are_shown_by_a_guest_without_a_key(
     """Who may connect to the kernel needs no key for what it tells."""
     talk(tokix, "--key-file", key)
     assert len(table(state, capsys)) >= 2
+
+
+def test_what_a_kill_has_left_plain_goes_at_the_next_try(
+    tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, elsewhere = tmp_path / "new", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with_key = ["--state", str(state), "--key-file", str(key)]
+    SqliteStore(state / TRUTH).close()
+    assert cli.main(["state", "encrypt", *with_key]) == 0
+    for name in ("history", "crash-1.txt", ".tokix-abc"):
+        (state / name).write_text("plain")
+    (state / "index").symlink_to(elsewhere)
+    assert cli.main(["state", "encrypt", *with_key]) == 1
+    assert "is encrypted already" in capsys.readouterr().err
+    assert {path.name for path in state.iterdir()} == {"tokix.db", "kernel.lock"}
+    assert elsewhere.exists()
+
+
+def test_nothing_plain_is_exported_into_it(tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "new"
+    where = ["--state", str(state), "--key-file", str(key)]
+    with opened(state / TRUTH, KEY) as store:
+        store.commit(put("page", row("page", pid=1, text="a secret")))
+    assert cli.main(["memory", "export", *where, str(state / "out")]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    assert cli.main(["memory", "export", *where, str(tmp_path / "out")]) == 0
+    assert "a secret" in (tmp_path / "out").read_text()

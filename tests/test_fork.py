@@ -1,6 +1,8 @@
 """Exec and Fork: what is kept, what is copied, and what begins anew."""
 
-from harness import CHILD, always, errno, run, sleeper, told
+import pytest
+
+from harness import CHILD, Ended, always, boot, clean, errno, run, sleeper, told
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.events import Sampling
 from tokix.syscalls import (
@@ -27,6 +29,7 @@ from tokix.syscalls import (
     gather,
     select,
 )
+from torture import Killed, Mortal
 
 
 def test_exec_and_fork_are_for_the_root():
@@ -283,3 +286,28 @@ def test_a_program_that_is_not_deterministic_cannot_be_forked():
         return (await Wait(pid=await Spawn(program="liar"))).value
 
     assert run(main, liar) == [["DIVERGED", "at call 1 the program differs from its journal"], "KILL"]
+
+
+def test_the_window_of_another_machine_holds_for_a_child_from_the_first_entry_on():
+    """The log begins with an Exec, and what that handed over is larger than the window of the next boot."""
+
+    async def main(stage=0):
+        if not stage:
+            for _ in range(12):
+                await Append(text="word " * 6, role="tool")
+            await Exec(program="main", args=[1])
+        await Sleep(seconds=5)
+        child = await Fork()
+        if not child:
+            return "child"
+        return (await Wait(pid=child)).value
+
+    store = Mortal()
+    large, small = (ToyMachine(frames=160, window=window, ends=False) for window in (512, 160))
+    store.crash = (1, "after")
+    with pytest.raises(Killed):
+        boot(main, store=store, machine=large).run(20_000)
+    store.crash = (0, "")
+    sim = boot(main, store=store, machine=small).run(20_000)
+    clean(sim)
+    assert Ended(sim).value == "child"

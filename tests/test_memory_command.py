@@ -18,7 +18,7 @@ from tokix.archive import unpack
 from tokix.boot import boot
 from tokix.index import owner
 from tokix.kernel.arch.toy import ToyEncoder
-from tokix.portable import LineError, Portable, pages
+from tokix.portable import MOST, LineError, Portable, pages
 from tokix.storage import SqliteStore
 from tokix.syscalls import Map, Pages, Regions
 
@@ -244,3 +244,48 @@ def test_what_is_no_page_is_named_and_nothing_is_taken_in(
     assert "No such file" in capsys.readouterr().err
     assert kernel("import", "--region", "a/b", str(file)) == (2, [])
     assert "'a/b' is no name of a region" in capsys.readouterr().err
+    file.write_text("")
+    assert kernel("import", "--region", "facts", str(file)) == (1, [])
+    assert "there are no pages in it" in capsys.readouterr().err
+
+
+def test_lines_that_nobody_should_write() -> None:
+    for line, complaint in (
+        (b"[" * 100_000, "it is not JSON"),
+        (b"x" * (MOST + 1), "it has more than"),
+        (b'{"text": "a", "id": -1}', "id: "),
+    ):
+        with pytest.raises(LineError, match=complaint):
+            list(pages([line]))
+    assert [page.text for page in pages(["\ufeff".encode() + b'{"text": "a"}'])] == ["a"]
+    whose = [b'{"text": "a", "pid": 1, "id": 0}', b'{"text": "b", "pid": 2, "id": 0}']
+    assert len(list(pages(whose))) == 2
+    with pytest.raises(LineError, match="line 3: the id 0 is that of line 1, too"):
+        list(pages([*whose, whose[0]]))
+
+
+def test_to_export_what_is_not_there_writes_nothing(state: Path, tmp_path: Path, capsys: Captured) -> None:
+    kept = tmp_path / "backup"
+    kept.write_text("old")
+    for words in (["--region", "nosuch"], ["--pid", "999"]):
+        assert run(state, "export", *words, str(kept)) == 1
+        assert "there are no such pages; nothing was written" in capsys.readouterr().err
+    assert run(state, "export", "--region", "", str(kept)) == 2
+    assert kept.read_text() == "old"
+
+
+def test_a_damaged_vector_ends_neither_a_search_nor_a_look(
+    state: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("chromadb")
+    monkeypatch.setattr("tokix.index.TAIL", TAIL)
+    change(state / "tokix.db", "UPDATE vector SET data = substr(data, 1, 100) WHERE id = 7 AND pid = 1")
+    assert run(state, "rebuild") == 0
+    capsys.readouterr()
+    assert run(state, "verify") == 1
+    out = capsys.readouterr().out
+    assert "1 of toy-128, 100 bytes each\ttokix memory rebuild --vectors" in out
+    assert "index of process 1\tok\t299 vectors, 0 are not in it yet" in out
+    assert run(state, "rebuild", "--vectors", "--model", "toy") == 0
+    capsys.readouterr()
+    assert findings(state, capsys)["index of process 1"] == ("ok", "300 vectors, 0 are not in it yet")

@@ -293,6 +293,52 @@ def test_a_region_that_is_made_again_has_nothing_of_the_old_one():
         assert own == ["another cat"]
 
 
+def test_no_kill_lets_ids_of_a_region_be_used_again():
+    async def main():
+        await shelf()
+        await Recall(query="cat", k=1, load=True)
+        await Unlink(region="facts")
+        await Sleep(seconds=5)
+        await Map(region="facts", append=True)
+        id = await Append(text="another cat", region="facts")
+        await Recall(query="cat", k=1, load=True)
+        copies = [page.text for page in await Pages() if page.recalled is not None]
+        [info] = await Regions()
+        wrong = await errno(Forget(page=0, region="facts"))
+        await Unlink(region="facts")
+        return [id, copies, info.appended, wrong]
+
+    assert always(main) == [4, [FACTS[0], "another cat"], 1, "ENOENT"]
+
+
+def test_to_erase_a_page_twice_is_the_same_before_and_after_a_restart():
+    async def main():
+        await shelf()
+        await Forget(page=1, region="facts")
+        await Sleep(seconds=5)
+        again = await errno(Forget(page=1, region="facts"))
+        left = [page.id for page in await Pages(region="facts")]
+        await Unlink(region="facts")
+        return [again, left]
+
+    assert always(main) == [None, [0, 2, 3]]
+
+
+def test_a_list_has_nothing_that_was_erased_while_it_was_made():
+    async def main():
+        await shelf()
+
+        async def erase():
+            await Sleep(seconds=0.2)
+            await Forget(page=0, region="facts")
+
+        pages, _ = await gather(Pages(region="facts"), erase())
+        await Unlink(region="facts")
+        return [page.id for page in pages]
+
+    assert run(main) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("how", ["dense", "lexical", "fused"])
 def test_a_search_that_began_before_a_page_was_erased_does_not_find_it(how):
     async def main():

@@ -11,6 +11,7 @@ import pytest
 from stores import KEY, opened, put, python, row
 from tokix.kernel.ports import TABLES
 from tokix.storage import SqliteStore, StoreError
+from tokix.storage.cipher import encrypted
 from tokix.storage.rewrite import rewrite
 from tokix.storage.sqlite import beside
 
@@ -183,3 +184,13 @@ def test_a_store_in_use_and_a_wrong_key(path: Path) -> None:
         rewrite(path, WORDS, None)
     assert sorted(file.name for file in path.parent.iterdir()) == ["kernel.lock", "tokix.db"]
     content(path, KEY)
+
+
+def test_what_a_link_leads_to_is_written_anew(path: Path, tmp_path: Path) -> None:
+    fill(path, None)
+    link = tmp_path / "other" / "tokix.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    rewrite(link, None, KEY)
+    assert link.is_symlink()
+    assert encrypted(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tokix.shell.status import exit_code, sentence
+from tokix.shell.status import exit_code, one_line, sentence
 from tokix.syscalls import ExitStatus
 
 
@@ -29,3 +29,11 @@ from tokix.syscalls import ExitStatus
 def test_the_end_of_a_process(reason: Any, value: Any, detail: str, code: int, text: str) -> None:
     status = ExitStatus(pid=3, program="p", reason=reason, value=value, detail=detail)
     assert (exit_code(status), sentence(status)) == (code, text)
+
+
+def test_what_is_not_seen_is_spelled_out() -> None:
+    """What an agent says may be made to look like something else on a terminal."""
+    assert one_line("a\x1b[31m b\u202egnp.exe c\u200bd \U000e0041") == (
+        "a\\x1b[31m b\\u202egnp.exe c\\u200bd \\U000e0041"
+    )
+    assert one_line("naïve 東京 🙂") == "naïve 東京 🙂"

@@ -173,3 +173,21 @@ def test_the_last_use_survives_exec_and_restart():
         return [[page.id, page.used] for page in await Pages()]
 
     assert always(main) == [[0, 2], [1, 2], [2, 2], [3, None]]
+
+
+def test_a_forgotten_answer_is_forgotten_over_exec_too():
+    """A child is made from the image, and its parent has lived on: both know the same."""
+
+    async def main(stage=0):
+        if not stage:
+            await Append(text="mine")
+            await Think(prompt="hello", max_tokens=4)
+            await Forget(page=(await Pages())[-1].id)
+            await Exec(program="main", args=[1])
+        await Evict(pages=[0])
+        child = await Fork()
+        used = [page.used for page in await Pages()]
+        return used if not child else [used, (await Wait(pid=child)).value]
+
+    used, of_the_child = always(main)
+    assert used == of_the_child == [None, None]

@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint
 from tokix.kernel.events import Answer, Embedded, Encode, List, Search
 from tokix.kernel.ports import ALL, ARCHIVE, TABLES
 from tokix.ranking import HEAD, fused, newer_first
-from tokix.shelf import Shelf, possible
+from tokix.shelf import Scores, Shelf, possible
 from tokix.syscalls import EIO, ENOENT, SyscallError
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from tokix.kernel.ports import Encoder, Key, Rows, Store
 
 #: Vectors that are compared at once, and texts that are embedded at once.
-CHUNK, BATCH = 2048, 8
+CHUNK, BATCH = 1024, 8
+#: Pages that are looked up at once, to see whether a search is for them.
+SOME = 512
 #: A fused search takes at least so many pages of each list.
 DEPTH = 50
 
@@ -87,7 +89,7 @@ class Archive:
             for space in [space for space in self.shelves if space[: len(key)] == key]:
                 del self.shelves[space]
         elif (shelf := self.shelves.get((int(key[0] or 0), str(key[1])))) is not None:
-            if row and self.encoder and row[3] == self.encoder.name:
+            if row and self.encoder and (row[3], len(row[4])) == (self.encoder.name, 4 * self.encoder.dimensions):
                 shelf.put(int(key[2] or 0), row[4])
             else:
                 shelf.drop(int(key[2] or 0))
@@ -210,16 +212,21 @@ class Archive:
             if scores is None:
                 yield []
                 continue
-            count = depth(effect)
-            found: Hits = [(score, id, (*space, id)) for score, id in scores.best(count)]
-            while len(found) == count and len(self.fitting(effect, found)) < depth(effect):
-                count *= 4
-                yield []
-                found = [(score, id, (*space, id)) for score, id in scores.best(count)]
-            yield self.fitting(effect, found)
+            yield from self.best(effect, space, scores)
         if near:
             named = [row for row in self.store.among("vector", space, near) if row[3] == self.needed().name]
             yield self.fitting(effect, scored([row[:3] for row in named], [row[4] for row in named], query))
+
+    def best(self, effect: Search, space: Space, scores: Scores) -> Iterator[Hits]:
+        """Give the best that a search is for, part by part: most may be of another role, or time."""
+        fit, seen, count = 0, 0, depth(effect)
+        while fit < depth(effect) and seen < count:
+            found: Hits = [(score, id, (*space, id)) for score, id in scores.best(count)]
+            while fit < depth(effect) and seen < len(found):
+                hits = self.fitting(effect, found[seen : seen + SOME])
+                fit, seen = fit + len(hits), seen + SOME
+                yield hits
+            count = 4 * count if seen >= len(found) == count else 0
 
     def vector(self, key: Key) -> array[float]:
         """Give the vector of a page; an empty one if it has none, or none of this encoder."""
@@ -282,12 +289,12 @@ class Archive:
         return True
 
     def vectors(self, space: Space) -> Iterator[tuple[list[Key], list[bytes]]]:
-        """Give the keys and vectors that the store has of a space, in chunks."""
-        encoder = self.needed().name
+        """Give the keys and vectors that the store has of a space, in chunks; not what is damaged."""
+        encoder, size = self.needed().name, 4 * self.needed().dimensions
         after: Key | None = None
         while rows := self.store.read("vector", space, after, CHUNK):
             after = rows[-1][:3]
-            known = [row for row in rows if row[3] == encoder]
+            known = [row for row in rows if row[3] == encoder and len(row[4]) == size]
             yield [row[:3] for row in known], [row[4] for row in known]
 
 

@@ -211,7 +211,8 @@ class Keeper:
     def large(self) -> list[Space]:
         if self.archive.encoder is None:
             return []
-        return [space for space, count in self.archive.store.sizes().items() if count >= self.tail]
+        most = self.archive.room // (4 * self.archive.encoder.dimensions)  # on their way they are in memory
+        return [space for space, count in self.archive.store.sizes().items() if self.tail <= count <= most]
 
     async def tidy(self) -> None:
         """Remove the index of spaces that are gone."""

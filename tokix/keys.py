@@ -77,12 +77,14 @@ def encrypt(options: Namespace) -> int:
     from tokix.state import TRUTH, left_plain
     from tokix.storage.cipher import encrypted
 
-    if encrypted(options.state / TRUTH):
-        raise Failure(f"{options.state} is encrypted already; `tokix state rekey` changes its key")
-    rewritten(options.state, None, required(options))
-    for path in left_plain(options.state):
-        rmtree(path) if path.is_dir() else path.unlink()
+    before = encrypted(options.state / TRUTH)
+    if not before:
+        rewritten(options.state, None, required(options))
+    for path in left_plain(options.state):  # of a kill in between, too
+        rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         say(f"removed {path}, which was plain text")
+    if before:
+        raise Failure(f"{options.state} is encrypted already; `tokix state rekey` changes its key")
     say(f"{options.state} is encrypted; without its key nobody can read it again, so keep the key")
     return 0
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokix.archive import Archive, Space
     from tokix.doctor import Finding
     from tokix.index import Keeper
+    from tokix.kernel.ports import Key
     from tokix.portable import Portable
     from tokix.storage import SqliteStore
 
@@ -288,13 +289,20 @@ def export(options: Namespace) -> int:
     from tokix.portable import written
     from tokix.syscalls import SyscallError
 
+    checked(options.region)
     with opened(options) as store:
-        prefix = (0, options.region) if options.region else () if options.pid is None else (options.pid,)
+        prefix: Key = () if options.pid is None else (options.pid,)
+        if options.region is not None:
+            prefix = (0, options.region)
+        if not store.read("page", prefix, limit=1):
+            raise Failure("there are no such pages; nothing was written")
         lines = written(store, prefix, options.vectors)
         if options.file == "-":
             for line in lines:
-                sys.stdout.write(line)
+                sys.stdout.buffer.write(line.encode())
             return 0
+        if options.key and Path(options.file).resolve().is_relative_to(options.state.resolve()):
+            raise Failure(f"{options.state} is encrypted, and what is exported is not: choose another folder", WRONG)
         try:
             with told(options.file), fresh(Path(options.file)) as file:
                 for line in lines:
@@ -310,30 +318,39 @@ def export(options: Namespace) -> int:
 def take_in(options: Namespace) -> int:
     """Read lines of JSON, and add them to a region of shared memory: all, or none if one is no page."""
     from tokix.cli import act, say
-    from tokix.portable import LineError, pages
+    from tokix.portable import MOST, LineError, pages
 
-    if not re.fullmatch(REGION, options.region):
-        raise Failure(f"{options.region!r} is no name of a region: letters, digits and _ . - are allowed", WRONG)
+    checked(options.region)
     try:
         with reading(options.file) as file:
-            found = list(pages(file))
+            found = list(pages(iter(lambda: file.readline(MOST + 1), b"")))
     except LineError as error:
         raise Failure(f"{options.file}: {error}") from None
     except OSError as error:
         raise Failure(f"{options.file}: {error.strerror}") from None
+    if not found:
+        raise Failure(f"{options.file}: there are no pages in it")
     done: list[int] = []
     try:
         with shown() as progress:
             act(_append, options, found, done, progress)
     except (KeyboardInterrupt, Failure):
         if done:
-            say(f"{len(done)} of {len(found)} are in; `tokix regions --delete {options.region}` takes them out again")
+            say(f"{len(done)} of {len(found)} pages are in, {done[0]} to {done[-1]} of the region {options.region}")
         raise
     return 0
 
 
 def reading(name: str) -> AbstractContextManager[IO[bytes]]:
+    if name == "-" and sys.stdin is None:
+        raise Failure("the standard input is closed: name a file", WRONG)
     return nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")
+
+
+def checked(region: str | None) -> None:
+    """Raise Failure for what is no name of a region."""
+    if region is not None and not re.fullmatch(REGION, region):
+        raise Failure(f"{region!r} is no name of a region: letters, digits and _ . - are allowed", WRONG)
 
 
 async def _append(options: Namespace, found: list[Portable], done: list[int], progress: Progress) -> None:
@@ -343,7 +360,10 @@ async def _append(options: Namespace, found: list[Portable], done: list[int], pr
 
     async with connected(options.state, "import") as client:
         if not options.add and options.region in [region.name for region in await client.call(Regions())]:
-            raise Failure(f"the region {options.region} is there already: --add adds to it")
+            raise Failure(
+                f"the region {options.region} is there already: --add adds to it, "
+                f"and `tokix regions --delete {options.region}` deletes it"
+            )
         await client.call(Map(region=options.region, append=True))
         for page in found:
             done.append(await client.call(Append(role=page.role, text=page.text, region=options.region)))

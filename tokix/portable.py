@@ -21,8 +21,8 @@ from tokix.syscalls.base import Value
 if TYPE_CHECKING:
     from tokix.kernel.ports import Key, Store
 
-#: Rows that are read at once, and the most characters of a text.
-CHUNK, LONGEST = 1000, 1 << 20
+#: Rows that are read at once, the most characters of a text, and the most bytes of a line.
+CHUNK, LONGEST, MOST = 1000, 1 << 20, 1 << 24
 
 
 class LineError(Exception):
@@ -34,6 +34,8 @@ class Portable(Value):
 
     text: Annotated[str, Field(min_length=1, max_length=LONGEST)]
     role: Role = "user"
+    pid: int = 0
+    space: str = ""
     id: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     message: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
@@ -55,25 +57,27 @@ def written(store: Store, prefix: Key, vectors: bool) -> Iterator[str]:
 def pages(lines: Iterable[bytes]) -> Iterator[Portable]:
     """Read pages; raises LineError at the first line that is none. Empty lines are passed over.
 
-    Other fields are passed over, too: ids and vectors of another system mean nothing here, but ids have to be different
-    where they are given, so that a file is not taken in twice under two sets of ids.
+    Other fields are passed over, too: ids and vectors of another system mean nothing here, but pages have to be
+    different where they say whose they are, so that nothing is taken in twice.
     """
-    seen: dict[int, int] = {}
+    seen: dict[tuple[int, str, int], int] = {}
     for number, line in enumerate(lines, 1):
+        if len(line) > MOST:
+            raise LineError(f"line {number}: it has more than {MOST} bytes")
         if not line.strip():
             continue
         page = _page(number, line)
-        if page.id is not None and (first := seen.setdefault(page.id, number)) != number:
+        if page.id is not None and (first := seen.setdefault((page.pid, page.space, page.id), number)) != number:
             raise LineError(f"line {number}: the id {page.id} is that of line {first}, too")
         yield page
 
 
 def _page(number: int, line: bytes) -> Portable:
     try:
-        found: Any = json.loads(line.decode())
+        found: Any = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError:
         raise LineError(f"line {number}: it is not UTF-8") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LineError(f"line {number}: it is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise LineError(f'line {number}: it is no object, such as {{"text": "…"}}')

@@ -70,7 +70,11 @@ def private(state: Path, key: str | None = None) -> bool:
 
 def left_plain(state: Path) -> list[Path]:
     """Give what a kernel without a key has left in a state directory for all to read, beside the truth."""
-    return [path for path in sorted(state.glob("*")) if path.name in (HISTORY, INDEX) or path.match("crash-*.txt")]
+    return [
+        path
+        for path in sorted(state.glob("*"))
+        if path.name in (HISTORY, INDEX) or path.match("crash-*.txt") or path.match(".tokix-*")
+    ]
 
 
 def busy(state: Path) -> bool:

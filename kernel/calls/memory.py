@@ -44,11 +44,11 @@ def quota(process: Process) -> int | None:
     return None if limit is None else limit - process.tokens - process.reserved
 
 
-def afford(process: Process, plan: Plan, what: str) -> None:
-    """Raise EDQUOT if the pages of a plan are more than is left of the limit."""
+def afford(process: Process, charge: int, what: str) -> None:
+    """Raise EDQUOT if pages are more than is left of the limit."""
     left = quota(process)
-    if left is not None and plan.charge > left:
-        raise EDQUOT(f"{what} has {plan.charge} tokens, {left} are left of the limit")
+    if left is not None and charge > left:
+        raise EDQUOT(f"{what} has {charge} tokens, {left} are left of the limit")
 
 
 def own_context(k: Kernel, b: Branch) -> Context:
@@ -78,7 +78,7 @@ def append(k: Kernel, b: Branch, c: Append) -> int:
     if c.region:
         return share(k, b, ctx, c)
     id, plan = ctx.next_page, _arrival(k, b, ctx, c)
-    afford(b.proc, plan, "the page")
+    afford(b.proc, plan.charge, "the page")
     add(k, b, ctx, plan)
     return id
 
@@ -89,9 +89,8 @@ def share(k: Kernel, b: Branch, ctx: Context, c: Append) -> int:
         raise EINVAL("pinned and importance are about a window, and a region has none")
     region = regions.mapped(k, ctx, c.region, append=True)
     cut = regions.pieces(k, b.proc, c.role, c.text)
-    charge, left = sum(len(tokens) for _, tokens in cut), quota(b.proc)
-    if left is not None and charge > left:
-        raise EDQUOT(f"the page has {charge} tokens, {left} are left of the limit")
+    charge = sum(len(tokens) for _, tokens in cut)
+    afford(b.proc, charge, "the page")
     b.proc.tokens += charge
     return regions.append(k, region, c.role, cut)
 
@@ -157,7 +156,8 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
 
 
 def pages_of_region(k: Kernel, b: Branch, rows: Iterable[tuple[Any, ...]]) -> list[PageInfo]:
-    """Describe the pages of a region that the store has."""
+    """Describe the pages of a region that the store had, and that are still there."""
+    region = regions.get(k, b.call.region)
     return [
         PageInfo(
             id=id,
@@ -171,6 +171,7 @@ def pages_of_region(k: Kernel, b: Branch, rows: Iterable[tuple[Any, ...]]) -> li
             at=at,
         )
         for id, message, role, tokens, at, text in rows
+        if region.has(id)
     ]
 
 
@@ -236,7 +237,7 @@ def redo_evict(k: Kernel, b: Branch, c: Evict, value: None) -> None:
 def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     if c.region:
         region = regions.get(k, c.region)
-        if not region.has(c.page):
+        if not region.first <= c.page < region.next_page:
             raise ENOENT(f"page {c.page} of the region {c.region}")
         regions.erase(k, region, c.page)
         return NULL
@@ -322,7 +323,7 @@ def recalled(k: Kernel, b: Branch, found: list[dict[str, Any]]) -> list[Recalled
     if c.load:
         ctx = own_context(k, b)
         plan = _return(k, b, ctx, chosen)
-        afford(b.proc, plan, "what was found")
+        afford(b.proc, plan.charge, "what was found")
         add(k, b, ctx, plan)
     return chosen
 
