@@ -131,10 +131,12 @@ class Search(NamedTuple):
 
 
 class List(NamedTuple):
-    """Read the pages of a space; answered by `Answer` with a list of their rows, without pid and space."""
+    """Read so many pages of a space, from an id on; answered by `Answer` with their rows, without pid and space."""
 
     key: str
     space: tuple[int, str]
+    start: int
+    limit: int
 
 
 class Encode(NamedTuple):

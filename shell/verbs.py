@@ -6,6 +6,7 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from shutil import get_terminal_size
 
 from tokix.shell import columns, table
@@ -35,7 +36,7 @@ from tokix.syscalls import (
 #: Lines of a terminal that the picture of a window takes; the least of pages beneath it, if there are more.
 ABOVE, LEAST = 15, 8
 #: The files of a state directory that grow with what is in it.
-STORE = ("tokix.db", "tokix.db-wal")
+STORE = ("tokix.db", "tokix.db-wal", "index")
 
 
 async def ps(client: Client, options: Namespace) -> Result:
@@ -105,8 +106,13 @@ async def pages(client: Client, options: Namespace) -> Result:
 
 
 async def free(client: Client, options: Namespace) -> Result:
-    disk = {name: path.stat().st_size for name in STORE if (path := options.state / name).exists()}
+    disk = {name: taken(path) for name in STORE if (path := options.state / name).exists()}
     return Result(table.of_memory(await client.call(Sysinfo()), disk))
+
+
+def taken(path: Path) -> int:
+    """Give the bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 async def top(client: Client, options: Namespace) -> Result:
@@ -148,7 +154,10 @@ async def regions(client: Client, options: Namespace) -> Result:
     await client.call(Map(region=name))
     if options.words:
         return Result(table.of_recalled(await client.call(Recall(query=" ".join(options.words), k=10, region=name))))
-    return Result(table.of_shared(await client.call(Pages(region=name))))
+    found = await client.call(Pages(region=name))
+    while found and (more := await client.call(Pages(region=name, start=found[-1].id + 1))):
+        found += more
+    return Result(table.of_shared(found))
 
 
 async def save(client: Client, options: Namespace) -> Result:

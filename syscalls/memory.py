@@ -100,13 +100,15 @@ class Advise(Syscall[None]):
 class Pages(Syscall[list[PageInfo]]):
     """List the pages of the caller or of another process, by id: in the window and out of it. Raises ESRCH, EPERM.
 
-    With `region`, those of a region that the caller has mapped. Raises EBADF, EINVAL.
+    With `region`, those of a region that the caller has mapped, from the id `start` on, and at most a thousand: the
+    next ones begin behind the last. Raises EBADF, EINVAL, ENOENT.
     """
 
     call: Literal["pages"] = "pages"
     observes = True
     pid: int | None = None
     region: str = ""
+    start: int = Field(default=0, ge=0)
 
 
 class Pin(Syscall[None]):

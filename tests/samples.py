@@ -92,7 +92,7 @@ FULL = (
     Count(text="ü"),
     Append(role="tool", text="t", pinned=True, importance=3, region="r"),
     Advise(victims="lru", stub=False, demand=0.25),
-    Pages(pid=3, region="r"),
+    Pages(pid=3, region="r", start=1),
     Pin(page=2, pinned=False),
     Evict(pages=[3, 1]),
     Recall(query="ü", k=2, budget=9, load=True, pid=3, how="lexical", roles=["tool"], since=1.5, until=2, region="r"),

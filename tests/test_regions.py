@@ -225,6 +225,19 @@ def test_long_messages_are_several_pages_and_cost_what_they_have():
     assert appended == many
 
 
+def test_a_long_list_comes_in_parts(monkeypatch):
+    monkeypatch.setattr("tokix.kernel.calls.memory.LISTED", 3)
+
+    async def main():
+        await shelf()
+        await Forget(page=1, region="facts")
+        parts = [[page.id for page in await Pages(region="facts", start=start)] for start in (0, 1, 3, 4)]
+        await Unlink(region="facts")
+        return parts
+
+    assert run(main) == [[0, 2, 3], [2, 3], [3], []]
+
+
 def test_a_limit_holds_for_regions_too():
     async def main():
         child = await Spawn(program="child", limits=Limits(tokens=50))

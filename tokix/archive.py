@@ -101,7 +101,8 @@ class Archive:
 
     def listed(self, effect: List) -> list[tuple[Any, ...]]:
         """Give the pages of a space, without pid and space."""
-        return [row[2:] for row in self.store.read("page", effect.space)]
+        rows = self.store.read("page", effect.space, (*effect.space, effect.start - 1), effect.limit)
+        return [row[2:] for row in rows]
 
     # ---- embedding
 

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from tokix.kernel.process import Branch, Process
 
 
+#: Pages of a region that are listed at once.
+LISTED = 1000
+
+
 def quota(process: Process) -> int | None:
     """Give the tokens that a process may still use; None is no limit."""
     limit = process.limits.tokens
@@ -131,7 +135,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
             raise EINVAL("a region is no page table of a process: name the region or the pid")
         region = regions.mapped(k, k.context(b), c.region)
         k.invoked[b.key] = b
-        k.effects.append(List(b.key, region.space))
+        k.effects.append(List(b.key, region.space, c.start, LISTED))
         return BLOCKED
     ctx = _context_of(k, b, c.pid)
     starts, answer = _starts(k, ctx), ctx.answer
