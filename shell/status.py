@@ -8,9 +8,10 @@ import signal
 from tokix.syscalls import ExitStatus
 from tokix.syscalls.base import to_json
 
-#: What steers a terminal, or is not seen on one: controls, marks of direction, of no width, tags.
+#: What steers a terminal, or is not seen on one: controls, marks of direction, spaces without width, tags. Not what
+#: joins letters and pictures.
 CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 #: Characters that are shown of a value, or of what a process says at its end.
 LENGTH = 1000
