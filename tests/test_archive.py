@@ -193,9 +193,10 @@ def test_a_real_system_without_an_encoder_says_so():
     assert anyio.run(play, Broken()) == "EIO: the encoder broken failed: ValueError: no such layer"
 
 
-def test_what_few_pages_fit_is_looked_for_a_part_at_a_time(monkeypatch):
+@pytest.mark.parametrize("some", [1, 4, 512])
+def test_what_few_pages_fit_is_looked_for_a_part_at_a_time(monkeypatch, some):
     """Nothing else waits while most of what is near is of another role."""
-    monkeypatch.setattr(edge, "SOME", 4)
+    monkeypatch.setattr(edge, "SOME", some)
     encoder, store = ToyEncoder(), MemoryStore()
     shelf, looked = Archive(store, encoder), []
     texts = [f"a b c {n}" for n in range(60)]
@@ -208,5 +209,7 @@ def test_what_few_pages_fit_is_looked_for_a_part_at_a_time(monkeypatch):
     [query] = encoder.embed(["a b c"])
     *_, found = shelf.search(Search("k", ((1, ""),), "a b c", 2, "dense", Only(("tool",))), query)
     assert {page["id"] for page in found} == {3, 50}
-    assert max(looked) <= 4
+    assert max(looked) <= some
     assert sum(looked) <= 60, "no page is looked at twice"
+    *_, found = shelf.search(Search("k", ((1, ""),), "a b c", 2, "dense", Only(("system",))), query)
+    assert found == []

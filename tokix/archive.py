@@ -221,13 +221,15 @@ class Archive:
     def best(self, effect: Search, space: Space, scores: Scores) -> Iterator[Hits]:
         """Give the best that a search is for, part by part: most may be of another role, or time."""
         fit, seen, count = 0, 0, depth(effect)
-        while fit < depth(effect) and seen < count:
-            found: Hits = [(score, id, (*space, id)) for score, id in scores.best(count)]
+        while fit < depth(effect):
+            found = scores.best(count)
             while fit < depth(effect) and seen < len(found):
-                hits = self.fitting(effect, found[seen : seen + SOME])
-                fit, seen = fit + len(hits), seen + SOME
+                hits = self.fitting(effect, [(score, id, (*space, id)) for score, id in found[seen : seen + SOME]])
+                fit, seen = fit + len(hits), min(seen + SOME, len(found))
                 yield hits
-            count = 4 * count if seen >= len(found) == count else 0
+            if len(found) < count:  # that is all
+                return
+            count *= 4
 
     def vector(self, key: Key) -> array[float]:
         """Give the vector of a page; an empty one if it has none, or none of this encoder."""
