@@ -94,17 +94,17 @@ def mapped(k: Kernel, ctx: Context, name: str, append: bool = False) -> Region:
     return get(k, name)
 
 
-def pieces(k: Kernel, process: Process, role: Role, text: str) -> list[tuple[str, list[int]]]:
-    """Cut a text into the pages that it becomes in a region, each with its tokens."""
-    return list(pager.cut(k.machine, role, text, pager.longest(process.window)))
+def pieces(k: Kernel, process: Process, role: Role, text: str) -> list[tuple[str, int]]:
+    """Cut a text into the pages that it becomes in a region, each with the number of its tokens."""
+    return [(piece, len(tokens)) for piece, tokens in pager.cut(k.machine, role, text, pager.longest(process.window))]
 
 
-def append(k: Kernel, region: Region, role: Role, cut: list[tuple[str, list[int]]]) -> int:
+def append(k: Kernel, region: Region, role: Role, cut: list[tuple[str, int]]) -> int:
     """Add the pages of a message; gives the id of the first."""
     first = region.next_page
     for id, (text, tokens) in enumerate(cut, first):
         key = (*region.space, id)
-        k.insert("page", key, (*key, first, role, len(tokens), k.now, text))
+        k.insert("page", key, (*key, first, role, tokens, k.now, text))
     region.next_page += len(cut)
     save(k, region)
     return first

@@ -13,6 +13,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
+from tokix.storage.rows import StoreError
 from tokix.storage.sqlite import SqliteStore, beside, explained
 
 
@@ -22,7 +23,8 @@ def rewrite(path: Path, key: str | None, new: str | None) -> None:
     It takes as much room again on the disk. What was in the old file can be found in the free blocks of the disk until
     they are used again.
     """
-    path = path.resolve()  # a link stays one
+    if path.is_symlink():  # who has the lock beside it need not have that of what it leads to
+        raise StoreError(f"{path} is a link: take the state directory that it leads to, {path.resolve().parent}")
     with closing(SqliteStore(path, "power", key)) as old:
         fresh = beside(old.path) / path.name
         try:

@@ -55,10 +55,10 @@ class Think(Syscall[Completion]):
 
     With its own pages, the `prompt` (if given) and the answer become pages, and the oldest leave the window when it has
     no room; a call that fails leaves the context as it was. If it was advised so, pages that have to do with the prompt
-    come back first, in front of it. With `messages` the context is not touched. Temperature 0
-    is greedy. The same seed, or none at the same point of the same run, samples the same tokens, whoever else is
-    running. With a `json_schema` the text is JSON that it allows, unless max_tokens cuts it short. Raises EDQUOT,
-    EINTR, EINVAL, ENOMEM, EPERM; EIO if a search for pages fails, and EAGAIN if another call came in between.
+    come back first, in front of it. With `messages` the context is not touched. Temperature 0 is greedy. The same seed,
+    or none at the same point of the same run, samples the same tokens, whoever else is running. With a `json_schema`
+    the text is JSON that it allows, unless max_tokens cuts it short. Raises EDQUOT, EINTR, EINVAL, ENOMEM, EPERM; EIO
+    if a search for pages fails, and EAGAIN if another call came in between.
     """
 
     call: Literal["think"] = "think"

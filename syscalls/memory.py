@@ -42,8 +42,9 @@ class PageInfo(Value):
     importance: int = 0
     #: The region that it is in, or that it is a copy from.
     region: str = ""
-    #: When it was said, in seconds since 1970.
+    #: When it was said, in seconds since 1970, and the entry of the journal that brought it, if that is still there.
     at: float = 0.0
+    born: int | None = None
     #: The newest answer that was made while it was in the window: its id grows with the conversation. None if it was in
     #: no prompt yet; of the stub it is not known.
     used: int | None = None

@@ -427,6 +427,11 @@ def test_what_a_kill_has_left_plain_goes_at_the_next_try(
     for name in ("history", "crash-1.txt", ".tokix-abc"):
         (state / name).write_text("plain")
     (state / "index").symlink_to(elsewhere)
+    other = tmp_path / "other"
+    other.write_text("another key")
+    assert cli.main(["state", "encrypt", "--state", str(state), "--key-file", str(other)]) == 1
+    assert "the key does not fit" in capsys.readouterr().err
+    assert (state / "history").exists(), "who has not the key removes nothing"
     assert cli.main(["state", "encrypt", *with_key]) == 1
     assert "is encrypted already" in capsys.readouterr().err
     assert {path.name for path in state.iterdir()} == {"tokix.db", "kernel.lock"}

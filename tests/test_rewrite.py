@@ -186,11 +186,12 @@ def test_a_store_in_use_and_a_wrong_key(path: Path) -> None:
     content(path, KEY)
 
 
-def test_what_a_link_leads_to_is_written_anew(path: Path, tmp_path: Path) -> None:
+def test_a_link_is_refused_for_another_kernel_can_have_what_it_leads_to(path: Path, tmp_path: Path) -> None:
     fill(path, None)
     link = tmp_path / "other" / "tokix.db"
     link.parent.mkdir()
     link.symlink_to(path)
-    rewrite(link, None, KEY)
+    with pytest.raises(StoreError, match=f"is a link: take the state directory that it leads to, {path.parent}"):
+        rewrite(link, None, KEY)
     assert link.is_symlink()
-    assert encrypted(path)
+    assert not encrypted(path)

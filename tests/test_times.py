@@ -10,9 +10,12 @@ def test_pages_and_entries_have_the_time_of_their_call():
         await Append(text="first")
         await Sleep(seconds=100)
         await Think(prompt="second", max_tokens=2)
-        return [page.at for page in await Pages()], [e.at for e in await Journal(pid=await GetPid())]
+        journal = await Journal(pid=await GetPid())
+        born = [journal[page.born].call.partition("{")[0] for page in await Pages()]
+        return [page.at for page in await Pages()], [e.at for e in journal], born
 
-    (first, prompt, answer), entries = run(main)
+    (first, prompt, answer), entries, born = run(main)
+    assert born == ["append", "think", "think"]
     assert prompt == answer
     assert 100 <= prompt - first < 110, "a page is said when its call is decided"
     assert (first, answer) == (entries[0], entries[2])

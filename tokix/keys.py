@@ -77,9 +77,11 @@ def encrypt(options: Namespace) -> int:
     from tokix.state import TRUTH, left_plain
     from tokix.storage.cipher import encrypted
 
-    before = encrypted(options.state / TRUTH)
-    if not before:
-        rewritten(options.state, None, required(options))
+    key, before = required(options), encrypted(options.state / TRUTH)
+    if before:
+        fits(options.state, key)
+    else:
+        rewritten(options.state, None, key)
     for path in left_plain(options.state):  # of a kill in between, too
         rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         say(f"removed {path}, which was plain text")
@@ -109,6 +111,18 @@ def required(options: Namespace) -> str:
         raise Failure(f"the key is missing: say --key-file FILE, or set {VARIABLE}", WRONG)
     key: str = options.key
     return key
+
+
+def fits(state: Path, key: str) -> None:
+    """Raise Failure unless a key is that of a state directory, which nobody else has open."""
+    from tokix.state import opened
+    from tokix.storage import StoreError
+
+    try:
+        with opened(state, "process", key):
+            pass
+    except StoreError as error:
+        raise Failure(str(error)) from None
 
 
 def rewritten(state: Path, key: str | None, new: str | None) -> None:

@@ -93,7 +93,7 @@ def share(k: Kernel, b: Branch, ctx: Context, c: Append) -> int:
         raise EINVAL("pinned and importance are about a window, and a region has none")
     region = regions.mapped(k, ctx, c.region, append=True)
     cut = regions.pieces(k, b.proc, c.role, c.text)
-    charge = sum(len(tokens) for _, tokens in cut)
+    charge = sum(tokens for _, tokens in cut)
     afford(b.proc, charge, "the page")
     b.proc.tokens += charge
     return regions.append(k, region, c.role, cut)
@@ -102,7 +102,7 @@ def share(k: Kernel, b: Branch, ctx: Context, c: Append) -> int:
 def redo_append(k: Kernel, b: Branch, c: Append, value: int) -> None:
     ctx = k.context(b)
     if c.region:
-        b.proc.tokens += sum(len(tokens) for _, tokens in regions.pieces(k, b.proc, c.role, c.text))
+        b.proc.tokens += sum(tokens for _, tokens in regions.pieces(k, b.proc, c.role, c.text))
         return
     add(k, b, ctx, _arrival(k, b, ctx, c))
 
@@ -153,6 +153,7 @@ def pages(k: Kernel, b: Branch, c: Pages) -> object:
             importance=page.importance,
             region=page.region,
             at=page.at,
+            born=page.born if page.born >= 0 else None,
             used=answer if page.id in starts and STUB != page.id <= answer else page.used,
         )
         for page in sorted((*ctx.archived.values(), *ctx.pages), key=lambda page: page.id)
