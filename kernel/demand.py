@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokix.kernel import pager
+from tokix.kernel import spaces
 from tokix.kernel.events import Search
 from tokix.kernel.outcome import BLOCKED
 
@@ -34,7 +34,7 @@ def ask(k: Kernel, b: Branch, c: Think, ctx: Context) -> object:
     """Look for pages by the prompt, or by the last page of the user."""
     last = next((page.text for page in reversed(ctx.pages) if page.role == "user" and page.source is None), "")
     k.invoked[b.key] = b
-    k.effects.append(Search(b.key, pager.searched(k, b), last if c.prompt is None else c.prompt, MANY))
+    k.effects.append(Search(b.key, spaces.searched(k, b), last if c.prompt is None else c.prompt, MANY))
     return BLOCKED
 
 
@@ -42,7 +42,7 @@ def chosen(k: Kernel, process: Process, ctx: Context, found: list[Recalled]) -> 
     """Give the best of what was found that is still there, as many as there is room for."""
     left, best = int(ctx.advice.demand * process.window), []
     for page in found:
-        if pager.there(k, ctx, page) and page.tokens <= left:
+        if spaces.there(k, ctx, page) and page.tokens <= left:
             left -= page.tokens
             best.append(page)
     return best

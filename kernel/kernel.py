@@ -15,15 +15,14 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
-from tokix.kernel import foreign, life, pager, recovery, regions, streams
-from tokix.kernel.calls import compute
+from tokix.kernel import foreign, life, pager, recovery, regions, spaces, streams, taking
+from tokix.kernel.calls import compute, concurrency
 from tokix.kernel.calls.rights import needs, permit
 from tokix.kernel.context import Context
 from tokix.kernel.errors import KernelBug
@@ -51,8 +50,9 @@ from tokix.kernel.mmu import Mmu
 from tokix.kernel.outcome import BLOCKED, Encoded
 from tokix.kernel.policy import Policy
 from tokix.kernel.ports import Machine, Programs
-from tokix.kernel.process import Branch, Entry, Mail, Process, State
+from tokix.kernel.process import Branch, Entry, Process, State
 from tokix.kernel.scheduler import Scheduler
+from tokix.kernel.timers import Timers
 from tokix.kernel.trap import ANSWERED, HANDLERS, REDO, WITHDRAW, not_a_call
 from tokix.syscalls import (
     EINVAL,
@@ -69,7 +69,7 @@ from tokix.syscalls import (
     SyscallError,
     decode_canonical,
 )
-from tokix.syscalls.base import from_json, to_json
+from tokix.syscalls.base import to_json
 from tokix.syscalls.errors import decode_error, encode_error
 
 Probe = Callable[[Event], None]
@@ -118,13 +118,10 @@ class Kernel(Ledger):
         self.regions: dict[str, regions.Region] = {}
         self.unlinked = 0
         self.ready: deque[tuple[Branch, Entry | None]] = deque()
-        self.timers: list[tuple[float, int, Branch | Process, str]] = []
+        self.timers = Timers(self.due)
         #: Branches that sleep until a tick.
-        self.sleepers: list[tuple[int, int, Branch, str]] = []
-        self.many_timers = 64
-        #: Notes of calls that wait, what bursts had before a restart, branches that wait for an `Answer`: all by key.
-        self.started: dict[str, dict[str, Any]] = {}
-        self.partials: dict[str, dict[int, list[int]]] = {}
+        self.sleepers = Timers(self.due)
+        #: Branches that wait for an `Answer`, by key.
         self.invoked: dict[str, Branch] = {}
         self.effects: list[Effect | Attached] = []
         self.probes: list[Probe] = []
@@ -148,21 +145,14 @@ class Kernel(Ledger):
         ticks = list(iter(self.scheduler.form, None))
         # Nothing will tick, and no answer is on its way to somebody who then may think: time jumps.
         while self.sleepers and not (self.scheduler.flights or self.ready or self.invoked):
-            self.wake(self.sleepers[0][0])
+            self.wake(self.sleepers.first() or 0)
         outcome = Outcome(ticks, self.taken(), self.effects)
         self.effects = []
         return outcome
 
     def deadline(self) -> float | None:
-        """Give the time at which `step` has to be called even if nothing happens; None: only if something does.
-
-        Timers that mean nothing any more are dropped on the way.
-        """
-        while self.timers and not self.due(*self.timers[0][2:]):
-            heapq.heappop(self.timers)
-        if self.ready:
-            return self.now
-        return self.timers[0][0] if self.timers else None
+        """Give the time at which `step` has to be called even if nothing happens; None: only if something does."""
+        return self.now if self.ready else self.timers.first()
 
     def accept(self, interrupt: Interrupt) -> None:
         match interrupt:
@@ -178,7 +168,7 @@ class Kernel(Ledger):
                 if key not in self.invoked and self.scheduler.mmu.back(key):
                     self.scheduler.dirty = True
             case Embedded(key, encoder, data):
-                pager.embedded(self, key, encoder, data)
+                spaces.embedded(self, key, encoder, data)
             case Shown(stream, offset):
                 streams.shown(self, stream, offset)
             case Input(stream, text):
@@ -193,10 +183,7 @@ class Kernel(Ledger):
 
     def expire(self) -> None:
         """Let what was due happen."""
-        while self.timers and self.timers[0][0] <= self.now:
-            _, _, who, path = heapq.heappop(self.timers)
-            if not self.due(who, path):
-                continue
+        for who in self.timers.passed(self.now):
             if isinstance(who, Process):
                 life.overtime(self, who)
             elif isinstance(who.call, Sleep):
@@ -208,12 +195,11 @@ class Kernel(Ledger):
                 self.withdraw(who)
                 self.reply(who, error=ETIMEDOUT(who.call.name))
 
-    def wake(self, tick: int) -> None:
+    def wake(self, tick: float) -> None:
         """Let those go on who sleep until a tick."""
-        while self.sleepers and self.sleepers[0][0] <= tick:
-            _, _, who, path = heapq.heappop(self.sleepers)
-            if self.due(who, path):
-                self.reply(who)
+        for who in self.sleepers.passed(tick):
+            assert isinstance(who, Branch)
+            self.reply(who)
 
     def due(self, who: Branch | Process, path: str) -> bool:
         """Say whether a timer still means anything."""
@@ -246,7 +232,7 @@ class Kernel(Ledger):
             elif branch.coro is None:
                 self.resume(branch)
             if process.put_off and not process.awake:
-                self.offer(process)
+                taking.offer(self, process)
 
     # ---- programs run, calls are trapped, outcomes are decided and delivered
 
@@ -346,34 +332,6 @@ class Kernel(Ledger):
             self.reply(branch, outcome)
         return None
 
-    def may_take(self, branch: Branch) -> bool:
-        """Say whether a call may be given now what only one can have: a message, text, a status. If not, it waits.
-
-        An outcome that was decided earlier and is not delivered yet could end the branch of the call, and what it had
-        taken would be lost with it.
-        """
-        parent, process = branch.parent, branch.proc
-        if parent is None:
-            return True
-        while parent and not parent.decider:
-            parent = parent.parent
-        if parent is None and not process.awake:
-            return True
-        process.put_off = process.put_off or {}
-        process.put_off[branch] = None
-        return False
-
-    def offer(self, process: Process) -> None:
-        """All is delivered: calls that were put off may take, until there is an outcome again."""
-        waiting, process.put_off = process.put_off or {}, None
-        for number, branch in enumerate(waiting):
-            if process.awake:
-                process.put_off = dict.fromkeys([*(process.put_off or ()), *islice(waiting, number, None)])
-                return
-            if branch.alive and branch.blocked:
-                self.withdraw(branch)
-                self.handle(branch)
-
     def retrap(self, branch: Branch) -> None:
         """Let an open call happen, after a restart: as it was when it was made, whatever became of its arguments."""
         if not branch.proc.stopped:
@@ -417,7 +375,7 @@ class Kernel(Ledger):
         Raises ValueError or KeyError if the text cannot be read.
         """
         if isinstance(branch.call, (Gather, Select)):
-            return self.joined(branch, entry)
+            return concurrency.outcome(branch, entry)
         if entry.ok:
             return branch.call.reply.validate_json(entry.value), None
         return None, decode_error(entry.value)
@@ -432,30 +390,9 @@ class Kernel(Ledger):
     def settle(self, branch: Branch) -> None:
         """A coroutine has ended: what its parent waits for may be complete, or its process may have ended."""
         if branch.parent:
-            self.join(branch.parent)
+            concurrency.decide(self, branch.parent)
         else:
             life.finished(self, branch)
-
-    def join(self, branch: Branch) -> None:
-        """Decide a Gather or Select if its branches allow it. The log has which; the values stay in memory."""
-        if not branch.blocked or branch.proc.replaying:
-            return
-        branches = branch.branches or []
-        if decider := branch.decider:
-            self.decide(branch, decider.error is None, f'{{"branch":{branches.index(decider)}}}')
-        elif not branch.left:
-            self.decide(branch, True, "null")
-
-    def joined(self, branch: Branch, entry: Entry) -> tuple[Any, BaseException | None]:
-        """Give the value or the error of a Gather or Select."""
-        branches = branch.branches or []
-        marker = from_json(entry.value)
-        if marker and "errno" in marker:  # interrupted, or refused
-            return None, decode_error(entry.value)
-        if marker is None:
-            return [b.value for b in branches], None
-        decider = branches[marker["branch"]]
-        return (marker["branch"], decider.value), None if entry.ok else decider.error
 
     def branch(self, process: Process, prefix: str, coro: Any, parent: Branch | None) -> Branch:
         branch = process.branches[prefix] = Branch(process, prefix, coro, parent)
@@ -473,7 +410,7 @@ class Kernel(Ledger):
             self.withdraw(branch)
         if branch.ctx and not (branch.proc.foreign and branch.parent):
             self.scheduler.mmu.release(branch.ctx)
-        pager.close(self, branch)
+        spaces.close(self, branch)
         branch.alive = branch.blocked = False
         branch.proc.branches.pop(branch.prefix, None)
         if branch.coro:
@@ -520,37 +457,12 @@ class Kernel(Ledger):
 
     # ---- what a restart must know
 
-    def begin(self, branch: Branch, **note: Any) -> tuple[dict[str, Any], bool]:
-        """Note what a restart must know of a call that waits: written once, found again. True: found again."""
-        key, branch.noted = branch.key, True
-        if key in self.started:
-            return self.started[key], True
-        self.started[key] = note
-        self.insert("started", (key,), (key, branch.proc.pid, branch.text, to_json(note)))
-        return note, False
-
-    def forget(self, branch: Branch) -> None:
-        """The call has its outcome: nothing is noted any more."""
-        key, branch.noted = branch.key, False
-        del self.started[key]
-        self.erase("started", (key,))
-        for start in self.partials.pop(key, ()):
-            self.erase("partial", (key, start))
-
     def until(self, branch: Branch, seconds: float | None) -> object:
         """Let a call wait, at most for so many seconds from its first start."""
         if seconds is not None:
             note, _ = self.begin(branch, wake=self.now + seconds, order=next(self.serial))
-            self.alarm(note["wake"], branch, branch.path)
+            self.timers.set(note["wake"], branch, branch.path)
         return BLOCKED
-
-    def alarm(self, when: float, who: Branch | Process, path: str = "") -> None:
-        """Set a timer. Those that mean nothing any more are cleared out when they could be half of all."""
-        heapq.heappush(self.timers, (when, next(self.serial), who, path))
-        if len(self.timers) > self.many_timers:
-            self.timers = [timer for timer in self.timers if self.due(*timer[2:])]
-            heapq.heapify(self.timers)
-            self.many_timers = 2 * len(self.timers) + 64
 
     # ---- for handlers and reports
 
@@ -560,11 +472,6 @@ class Kernel(Ledger):
         if process is None or process.status:
             raise ESRCH(f"no process {pid}" if process is None else f"process {pid} has ended")
         return process
-
-    def mail(self, branch: Branch, body: str) -> Mail:
-        """Make a message of a Send."""
-        self.next_mail += 1
-        return Mail(self.next_mail - 1, branch.key, branch.proc.pid, branch.call.tag, body)
 
     def probe(self, kind: str, pid: int, detail: str) -> None:
         """Tell the probes; one that raises is removed and reported."""

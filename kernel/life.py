@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Mapping
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import pager, recovery, streams
+from tokix.kernel import pager, recovery, spaces, streams, taking
 from tokix.kernel.events import Hangup
 from tokix.kernel.family import Family, Group
 from tokix.kernel.process import Branch, Entry, Process, State, descend
@@ -95,7 +95,7 @@ def family(parent: Process | None, pid: int) -> Family:
 def watch_time(k: Kernel, process: Process) -> None:
     """Set the timer of the limit of wall time."""
     if process.limits.seconds is not None:
-        k.alarm(process.born + process.limits.seconds, process)
+        k.timers.set(process.born + process.limits.seconds, process, "")
 
 
 def make_room(process: Process) -> None:
@@ -149,7 +149,7 @@ def fork(k: Kernel, b: Branch) -> int:
     recovery.replay(k, child)
     ctx = k.context(b)
     if ctx.filed:
-        pager.copy(k, pager.space(b), (child.pid, ""))
+        k.copy(spaces.space(b), (child.pid, ""))
     if child.root and not child.parked:
         if not k.context(child.root).same_as(ctx):
             recovery.park(k, child, "the replay of its log gave another context")
@@ -173,7 +173,7 @@ def execute(k: Kernel, b: Branch, program: str, args: str, fresh: bool) -> None:
     old = k.context(b)
     ctx = k.blank() if fresh else k.scheduler.mmu.fork(old)
     if old.filed and fresh:
-        pager.drop(k, process.pid)
+        k.drop(process.pid)
     ctx.filed = old.filed and not fresh
     ctx.begin_log()
     pager.forget_windows(k, process)
@@ -317,7 +317,8 @@ def end(k: Kernel, process: Process, reason: Any, value: Any = None, detail: str
 
 
 def _close(k: Kernel, process: Process) -> None:
-    pager.end(k, process)
+    spaces.end(k, process)
+    pager.forget_windows(k, process)
     for b in [*process.branches.values()]:
         if b.alive:
             k.close(b)
@@ -368,7 +369,7 @@ def _bury(k: Kernel, process: Process) -> None:
         reap(k, process)
         return
     for waiter in parent.waiters or ():
-        if waiter.call.pid in (None, process.pid) and k.may_take(waiter):
+        if waiter.call.pid in (None, process.pid) and taking.may_take(waiter):
             assert parent.waiters
             parent.waiters.remove(waiter)
             reap(k, process)

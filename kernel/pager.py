@@ -12,22 +12,20 @@ Invariants:
    of the call that made it leave. A call that fails has moved nothing.
 2. What is where is a function of the log and of the windows that the process has had, so a replay moves the same pages
    and writes no rows. `Process.windows` notes at which entry of the log another machine took over.
-3. A page in the archive has at most PAGE tokens, for that is what a search finds and a `Recall` brings back. It belongs
-   to a space, (pid, space): "" for the process's own context, the name of the branch for a branch's fork. A branch sees
-   the spaces around it, and its own goes with it.
+3. A page in the archive has at most PAGE tokens, for that is what a search finds and a `Recall` brings back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokix.kernel import regions
+from tokix.kernel import spaces
 from tokix.kernel.context import STUB, Context, Page
+from tokix.kernel.cutting import cut, longest
 from tokix.kernel.errors import KernelBug
-from tokix.kernel.ports import ARCHIVE, TABLES
 from tokix.kernel.stubs import LATEST, MOST, PART, place, stub
 from tokix.kernel.victims import victims
 from tokix.syscalls import ENOMEM
@@ -35,18 +33,13 @@ from tokix.syscalls.base import from_json, to_json
 
 if TYPE_CHECKING:
     from tokix.kernel.kernel import Kernel
-    from tokix.kernel.ports import Vocabulary
     from tokix.kernel.process import Branch, Process
     from tokix.syscalls import Recalled, Role
 
-#: The most tokens of a page in the archive.
-PAGE = 256
 #: Parts of the window: pages leave when more than HIGH would be used, until no more than LOW is.
 HIGH, LOW = 0.9, 0.6
 #: Characters of an archived page that stay in memory.
 SHOWN = 60
-
-Space = tuple[int, str]
 
 
 class Fresh(NamedTuple):
@@ -73,47 +66,6 @@ class Plan:
         """Count the tokens that leave a context, without those of the stub that comes."""
         gone = sum(page.tokens for page in ctx.pages if page.id in self.out) if self.out else 0
         return gone - (self.stub.page.tokens if self.stub else 0)
-
-
-# ---- cutting text
-
-
-def cut(machine: Vocabulary, role: Role, text: str, limit: int) -> Iterator[tuple[str, list[int]]]:
-    """Cut a text into pieces of at most `limit` rendered tokens, with their tokens; the pieces join to the text.
-
-    A piece ends at a paragraph, a line, a sentence or a word, if there is one in its second half. It has one character
-    at least, whatever the marks of the template take.
-    """
-    size, start = 4 * limit, 0  # characters that may fit: a guess, which each piece corrects
-    while True:
-        end = border(text, start, start + size)
-        tokens = machine.render(role, text[start:end])
-        if len(tokens) > limit and end - start > 1:
-            size = max(1, min(end - start - 1, (end - start) * limit // len(tokens)))
-            continue
-        yield text[start:end], tokens
-        if end == len(text):
-            return
-        start = end
-        if len(tokens) < limit * 3 // 4:
-            size = min(2 * size, size * limit // max(1, len(tokens)) + 1)
-
-
-def border(text: str, start: int, end: int) -> int:
-    """Give where a piece from `start` up to `end` at most should end."""
-    if end >= len(text):
-        return len(text)
-    middle = (start + end) // 2
-    for mark in ("\n\n", "\n", ". ", " "):
-        at = text.rfind(mark, middle, end)
-        if at > start:
-            return at + len(mark)
-    return end
-
-
-def longest(window: int) -> int:
-    """Give how many tokens an archived page may have: PAGE, or less where the window is small."""
-    return max(16, min(PAGE, window // 8))
 
 
 def message(
@@ -296,7 +248,7 @@ def archive(k: Kernel, b: Branch, ctx: Context, page: Page) -> None:
         if page.used is not None and page.source in ctx.archived and not page.region:
             ctx.archived[page.source] = ctx.archived[page.source]._replace(used=page.used)
         return
-    pid, name = space(b)
+    pid, name = spaces.space(b)
     for number, (text, tokens) in enumerate(cut(k.machine, page.role, page.text, longest(process.window))):
         id = page.id
         if number:
@@ -315,94 +267,6 @@ def restore(k: Kernel, ctx: Context) -> None:
         same = next((i for i, (a, b) in enumerate(zip(before, ctx.tokens, strict=False)) if a != b), len(ctx.tokens))
         k.scheduler.mmu.trim(ctx, min(ctx.computed, same))
         ctx.tokens[:] = before
-
-
-# ---- spaces
-
-
-def space(b: Branch) -> Space:
-    """Name the space of a branch's context."""
-    return space_of(b.proc, "" if b.proc.foreign else b.prefix)
-
-
-def space_of(process: Process, prefix: str) -> Space:
-    """Name the space of a branch that is perhaps gone."""
-    return process.pid, f"{process.epoch}:{prefix}" if prefix else ""
-
-
-def spaces(b: Branch) -> tuple[Space, ...]:
-    """Give the spaces that a branch sees: its own, and those around it."""
-    seen, at = [space(b)], b.parent
-    while at and not b.proc.foreign:
-        seen.append(space(at))
-        at = at.parent
-    return tuple(dict.fromkeys(seen))
-
-
-def searched(k: Kernel, b: Branch) -> tuple[Space, ...]:
-    """Give the spaces that a search of a branch looks into: those that it sees, and regions."""
-    return (*spaces(b), *regions.spaces(k, k.context(b)))
-
-
-def there(k: Kernel, ctx: Context, page: Recalled) -> bool:
-    """Say whether a page that a search has found is still there, and may still be seen."""
-    if page.region:
-        return page.region in ctx.maps and page.region in k.regions and k.regions[page.region].has(page.id)
-    return page.id in ctx.archived
-
-
-def drop(k: Kernel, *prefix: int | str) -> None:
-    """Delete all rows of a space, or of all spaces of a process."""
-    for table in ARCHIVE:
-        pending = k.rows[table]
-        for key in [key for key in pending if key[: len(prefix)] == prefix]:
-            del pending[key]
-            k.inserted.discard((table, key))
-        pending[prefix] = None
-
-
-def copy(k: Kernel, source: Space, target: Space) -> None:
-    """Give a space the rows of another, in the store: those that it has with all that this step has changed so far."""
-    for table in ARCHIVE:
-        pending, width = k.rows[table], TABLES[table].keys
-        if source[:1] not in pending:
-            pending[target] = pending.get(source, source)
-        for key, row in [*pending.items()]:
-            if len(key) == width and key[:2] == source:
-                own = (*target, *key[2:])
-                pending[own] = None if row is None else (*own, *row[width:])
-                if (table, key) in k.inserted:
-                    k.inserted.add((table, own))
-
-
-def close(k: Kernel, b: Branch) -> None:
-    """A branch has ended, and what left its window goes with it."""
-    if b.ctx and b.ctx.filed and b.parent and not b.proc.foreign:
-        drop(k, *space(b))
-
-
-def end(k: Kernel, process: Process) -> None:
-    """A process has ended: nobody can ask for its pages any more."""
-    if process.parked or process.image or (process.root and process.root.ctx and process.root.ctx.filed):
-        drop(k, process.pid)
-    forget_windows(k, process)
-
-
-def embedded(k: Kernel, key: tuple[int, str, int], encoder: str, data: bytes) -> None:
-    """Keep the vector of a page, if the page is still there."""
-    pid, name, id = key
-    if not pid:
-        if name in k.regions and k.regions[name].has(id):
-            k.put("vector", key, (*key, encoder, data))
-        return
-    process = k.procs.get(pid)
-    if not process or process.status or not process.root:
-        return
-    epoch, _, prefix = name.partition(":")
-    branch = process.root if not name else process.branches.get(prefix)
-    known = branch and branch.alive and branch.ctx and id in branch.ctx.archived
-    if process.parked or (known and (not name or int(epoch) == process.epoch)):
-        k.put("vector", key, (*key, encoder, data))
 
 
 # ---- another machine, another window

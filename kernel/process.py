@@ -195,7 +195,7 @@ class Process:
     children: dict[int, None] | None = None
     zombies: dict[int, None] | None = None
     waiters: list[Branch] | None = None
-    #: Branches that could have had a message, text or a status, and not yet: see `Kernel.may_take`.
+    #: Branches that could have had a message, text or a status, and not yet: see `taking`.
     put_off: dict[Branch, None] | None = None
     #: What waits for CONT.
     held: list[tuple[Branch, Entry | None]] | None = None

@@ -13,7 +13,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import life, pager, regions, streams
+from tokix.kernel import life, pager, regions, spaces, streams
 from tokix.kernel.errors import KernelBug
 from tokix.kernel.ports import TABLES
 from tokix.kernel.process import Branch, Entry, Mail, Process, State
@@ -91,7 +91,7 @@ def _replay(k: Kernel, process: Process) -> str:
         pager.resize(k, process, entry.seq)
         branch = process.branches.get(entry.path[: entry.path.rfind(".") + 1])
         if branch is None and entry.path[: entry.path.rfind(".") + 1] in (process.prefixes or ()):
-            pager.drop(k, *pager.space_of(process, entry.path[: entry.path.rfind(".") + 1]))
+            k.drop(*spaces.space_of(process, entry.path[: entry.path.rfind(".") + 1]))
             continue  # its branch was cancelled before this could be delivered
         if branch is None:
             return difference(entry.path, entry.call, _now_at(process.root))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokix.kernel import pager
+from tokix.kernel.cutting import cut, longest
 from tokix.syscalls import EBADF, ENOENT
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def delete(k: Kernel, region: Region) -> None:
     k.unlinked = max(k.unlinked, region.next_page)
     k.put("kernel", ("unlinked",), ("unlinked", str(k.unlinked)))
     k.erase("region", (region.name,))
-    pager.drop(k, *region.space)
+    k.drop(*region.space)
 
 
 def spaces(k: Kernel, ctx: Context) -> tuple[tuple[int, str], ...]:
@@ -96,7 +96,7 @@ def mapped(k: Kernel, ctx: Context, name: str, append: bool = False) -> Region:
 
 def pieces(k: Kernel, process: Process, role: Role, text: str) -> list[tuple[str, int]]:
     """Cut a text into the pages that it becomes in a region, each with the number of its tokens."""
-    return [(piece, len(tokens)) for piece, tokens in pager.cut(k.machine, role, text, pager.longest(process.window))]
+    return [(piece, len(tokens)) for piece, tokens in cut(k.machine, role, text, longest(process.window))]
 
 
 def append(k: Kernel, region: Region, role: Role, cut: list[tuple[str, int]]) -> int:

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tokix.kernel import taking
 from tokix.kernel.events import Prompt, Show
 from tokix.kernel.outcome import BLOCKED, NULL
 from tokix.syscalls import EBADF, EINVAL, EPIPE, Read, Write
@@ -187,7 +188,7 @@ def read(k: Kernel, b: Branch, c: Read) -> object:
     if stream is None:
         return ""
     join(k, b.proc, stream, writes=False)
-    if stream.chunks and k.may_take(b):
+    if stream.chunks and taking.may_take(b):
         return pull(k, stream, c.limit)
     if stream.ended and not stream.chunks:
         return ""
@@ -275,7 +276,7 @@ def push(k: Kernel, stream: Stream, pid: int, fd: int, text: str) -> None:
         k.effects.append(Show(stream.name, *chunk))
     save(k, stream)
     for reader in tuple(stream.waiting_readers):
-        if stream.chunks and k.may_take(reader):
+        if stream.chunks and taking.may_take(reader):
             stream.waiting_readers.remove(reader)
             k.reply(reader, pull(k, stream, reader.call.limit))
 

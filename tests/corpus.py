@@ -1,16 +1,14 @@
 """A corpus of programs that uses every call, and whose results do not depend on the schedule.
 
-`WORLD` has devices of each effect class. Exits are compared by lineage, with the pids left out.
+They live in `corpus_town`; those that remember are in `corpus_memory`. Exits are compared by lineage, without pids.
 """
 
 import itertools
 import sys
-from collections import Counter
 
 import corpus_memory
 from corpus_memory import errno
 
-from tokix.sim import Person, World
 from tokix.syscalls import (
     EAGAIN,
     ECHILD,
@@ -28,7 +26,6 @@ from tokix.syscalls import (
     Call,
     ChatMessage,
     Count,
-    DeviceInfo,
     Devices,
     Drop,
     Exec,
@@ -40,7 +37,6 @@ from tokix.syscalls import (
     Kill,
     Limits,
     Now,
-    OpInfo,
     Pages,
     Pin,
     Random,
@@ -61,46 +57,6 @@ from tokix.syscalls import (
     gather,
     select,
 )
-
-# ---- the outside
-
-
-def _op(name, effect):
-    return OpInfo(name=name, doc="", effect=effect, parameters={})
-
-
-class Town(World):
-    """`web` honours keys, `bank` does not; `web` is down for one address."""
-
-    devices = (
-        DeviceInfo(name="web", ops=[_op("get", "idempotent")]),
-        DeviceInfo(name="bank", ops=[_op("pay", "unsafe"), _op("seen", "pure")]),
-    )
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.answers, self.runs = {}, Counter()
-
-    def invoke(self, effect):
-        self.runs[effect.key] += 1
-        match effect.device, effect.op, effect.args:
-            case "web", "get", {"url": "broken"}:
-                raise ENOENT("no such page")
-            case "web", "get", {"url": url}:
-                return self.answers.setdefault(effect.key, f"page of {url}")
-            case "bank", "pay", {"bill": bill}:
-                self.runs[bill] += 1
-                return "paid"
-            case "bank", "seen", {"key": key}:
-                return self.runs[key] > 0
-        raise EINVAL(str(effect.args))
-
-
-def town():
-    worker = Spawn(program="worker2", args=["from outside"])
-    calls = [Count(text="abc"), worker, Wait(pid=-1), Think(prompt="I"), Pages()]
-    return Town(lines=("first line\n", "second line\n"), person=Person(calls))
-
 
 # ---- programs
 

@@ -42,7 +42,7 @@ def clean(sim):
     assert not kernel.procs, f"left over: {[(p.pid, p.program, p.state, p.parked) for p in kernel.procs.values()]}"
     for name in ("started", "partials", "invoked", "ready"):
         assert not getattr(kernel, name), f"{name} leaks: {getattr(kernel, name)}"
-    assert not [timer for timer in kernel.timers if kernel.due(*timer[2:])]
+    assert kernel.timers.first() is None
     assert not kernel.scheduler.mmu.resident, "frames leak"
     assert not kernel.scheduler.waiting
     assert not kernel.scheduler.gang

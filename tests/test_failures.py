@@ -6,6 +6,7 @@ program loader fails at is a reply to the program that asked.
 
 from contextlib import suppress
 
+import corpus_town
 import pytest
 
 import corpus
@@ -54,7 +55,7 @@ class FailingStore(Mortal):
 
 def test_a_failed_commit_stops_the_kernel_and_the_next_one_goes_on(undisturbed):
     for n in range(1, undisturbed.store.commits + 1):
-        store, world = FailingStore(n), corpus.town()
+        store, world = FailingStore(n), corpus_town.town()
         with pytest.raises(Broken):
             boot(store, world).run(20_000)
         life_after(store, world).same_as(undisturbed)
@@ -77,17 +78,17 @@ class FailingMachine(ToyMachine):
 def test_a_failed_tick_stops_the_kernel_and_the_next_one_goes_on(undisturbed):
     ticks = undisturbed.sim.kernel.scheduler.mmu.counters.ticks
     for n in range(1, ticks + 1, 3):
-        store, world = Mortal(), corpus.town()
+        store, world = Mortal(), corpus_town.town()
         with pytest.raises(Broken):
             boot(store, world, FailingMachine(n)).run(20_000)
         life_after(store, world).same_as(undisturbed)
 
 
-class FailingTown(corpus.Town):
+class FailingTown(corpus_town.Town):
     """The n-th use of a device fails."""
 
     def __init__(self, n):
-        town = corpus.town()
+        town = corpus_town.town()
         super().__init__(lines=town.lines, person=town.person)
         self.left = n
 
@@ -127,7 +128,7 @@ class FailingPrograms(dict):
 def test_a_program_that_cannot_be_found_is_an_error_of_whoever_asked(undisturbed):
     failed = 0
     for n in range(1, 120):
-        store, world = Mortal(), corpus.town()
+        store, world = Mortal(), corpus_town.town()
         programs = FailingPrograms(n)
         sim = boot(store, world, programs=programs)
         with suppress(RuntimeError):  # who was to end the endless one may be what could not be found

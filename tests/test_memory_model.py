@@ -8,7 +8,8 @@ import pytest
 from facts import small
 from harness import MAIN, Ended, boot, clean
 from tokix.kernel.context import STUB, Page
-from tokix.kernel.pager import beginning, cut
+from tokix.kernel.cutting import cut
+from tokix.kernel.pager import beginning
 from tokix.kernel.stubs import stub
 from tokix.sim import World
 from tokix.syscalls import Advise, Append, Evict, Forget, Pages, Pin, Recall, SyscallError, Think

@@ -11,8 +11,8 @@ from facts import SMALL, resident, small
 from harness import MAIN, Ended, always, boot, clean, errno, run, told
 from tokix.kernel import pager
 from tokix.kernel.arch.toy import MARKS
+from tokix.kernel.cutting import PAGE, border, cut
 from tokix.kernel.errors import KernelBug
-from tokix.kernel.pager import PAGE, border, cut
 from tokix.sim import World
 from tokix.syscalls import Append, ChatMessage, Evict, Fork, Kill, Pages, Pin, Recall, Sleep, Spawn, Think, Wait
 from torture import Killed, Mortal

@@ -5,6 +5,8 @@ import re
 import sys
 from contextlib import contextmanager
 
+import corpus_town
+
 import corpus
 from tokix.kernel import trap
 from tokix.kernel.arch.toy import ToyMachine
@@ -72,7 +74,7 @@ SHAPE = {"lanes": 2, "prefill": 8}
 
 def run(crashes=(), *, store=None, policy=None, frames=24, programs=corpus.PROGRAMS, changed=None, window=384, **shape):
     """One run of the corpus; `changed` programs live only in the second life. Gives what can be compared."""
-    store, world = store or Mortal(), corpus.town()
+    store, world = store or Mortal(), corpus_town.town()
     kills = parked = 0
     for life, store.crash in enumerate([*crashes, (0, "")]):
         store.reopen()
@@ -122,8 +124,9 @@ class Life:
         """Nothing leaked, nothing was done twice."""
         kernel, rows = self.sim.kernel, self.store.load()
         assert not kernel.procs, f"left over: {list(kernel.procs.values())}"
-        for name in ("started", "partials", "invoked", "timers"):
-            left = [t for t in kernel.timers if kernel.due(*t[2:])] if name == "timers" else getattr(kernel, name)
+        assert kernel.timers.first() is None
+        for name in ("started", "partials", "invoked"):
+            left = getattr(kernel, name)
             assert not left, f"{name} leaks: {left}"
         scheduler = kernel.scheduler
         assert not scheduler.mmu.resident, "frames leak"

@@ -48,7 +48,7 @@ def call(k: Kernel, b: Branch, c: Call) -> object:
     k.invoked[b.key] = b
     k.effects.append(Invoke(b.key, b.proc.pid, c.device, c.op, from_json(to_json(c.args))))
     if "wake" in note:
-        k.alarm(note["wake"], b, b.path)
+        k.timers.set(note["wake"], b, b.path)
     return BLOCKED
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter
 
-from tokix.kernel import pager
+from tokix.kernel import pager, spaces
 from tokix.kernel.calls.memory import quota, root, withdraw
 from tokix.kernel.context import Advice, Context, Page
 from tokix.kernel.errors import KernelBug
@@ -61,7 +61,7 @@ def save(k: Kernel, b: Branch, c: Save) -> object:
     computed = mmu.lend(b.key, ctx)
     places = tuple(mmu.lent[b.key])
     k.invoked[b.key] = b
-    k.effects.append(Pack(b.key, c.path, ctx.image(), len(ctx.tokens), computed, places, pager.spaces(where)))
+    k.effects.append(Pack(b.key, c.path, ctx.image(), len(ctx.tokens), computed, places, spaces.seen(where)))
     return BLOCKED
 
 
@@ -89,7 +89,7 @@ def restored(k: Kernel, b: Branch, found: Unpacked) -> object:
             k.invoked[b.key] = b
             k.effects.append(Unpack(b.key, path, tuple(frames), found.seal))
             return BLOCKED
-    pid, space = pager.space(b)
+    pid, space = spaces.space(b)
     for id, *page in found.pages:
         k.insert("page", (pid, space, id), (pid, space, id, *page))
     for id, *vector in found.vectors:

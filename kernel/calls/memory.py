@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tokix.kernel import pager, regions
+from tokix.kernel import pager, regions, spaces
 from tokix.kernel.context import STUB, Advice, Page
 from tokix.kernel.events import Encode, List, Search
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
@@ -252,7 +252,7 @@ def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     named = _named((*ctx.pages, *ctx.archived.values()), c.page)
     if not named:
         raise ENOENT(f"page {c.page}")
-    pid, space = pager.space(b)
+    pid, space = spaces.space(b)
     bury(k, b.proc, named)
     for page in redo_forget(k, b, c, None):
         k.erase("page", (pid, space, page.id))
@@ -312,8 +312,8 @@ def looked_into(k: Kernel, b: Branch, c: Recall) -> tuple[tuple[int, str], ...]:
     if c.region:
         return (regions.mapped(k, ctx, c.region).space,)
     if c.pid is not None:
-        return pager.spaces(root(k, c.pid)) if ctx.archived else ()
-    return pager.searched(k, b) if ctx.archived or ctx.maps else ()
+        return spaces.seen(root(k, c.pid)) if ctx.archived else ()
+    return spaces.searched(k, b) if ctx.archived or ctx.maps else ()
 
 
 def recalled(k: Kernel, b: Branch, found: list[dict[str, Any]]) -> list[Recalled]:
@@ -322,7 +322,7 @@ def recalled(k: Kernel, b: Branch, found: list[dict[str, Any]]) -> list[Recalled
     where = _context_of(k, b, c.pid)
     left, chosen = _budget(b.proc, c), []
     for page in [Recalled(**page) for page in found]:
-        if pager.there(k, where, page) and page.tokens <= left:
+        if spaces.there(k, where, page) and page.tokens <= left:
             left -= page.tokens
             chosen.append(page)
     if c.load:

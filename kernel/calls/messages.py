@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tokix.kernel import taking
 from tokix.kernel.outcome import BLOCKED, NULL, Encoded
 from tokix.kernel.process import Mail
 from tokix.syscalls import EAGAIN, Recv, Send
@@ -20,17 +21,25 @@ if TYPE_CHECKING:
     from tokix.kernel.process import Branch, Process
 
 
+def _mail(k: Kernel, sender: Branch, body: str) -> Mail:
+    """Make a message of a Send."""
+    k.next_mail += 1
+    return Mail(k.next_mail - 1, sender.key, sender.proc.pid, sender.call.tag, body)
+
+
 def send(k: Kernel, b: Branch, c: Send) -> object:
     target = k.living(c.to)
     body = to_json(c.body)
-    receiver = next((r for r in target.receivers or () if _wants(r.call, b.proc.pid, c.tag) and k.may_take(r)), None)
+    receiver = next(
+        (r for r in target.receivers or () if _wants(r.call, b.proc.pid, c.tag) and taking.may_take(r)), None
+    )
     if receiver and target.receivers:
         target.receivers.remove(receiver)
         k.reply(receiver, _encoded(b.key, b.proc.pid, c.tag, body))
         return NULL
     if _full(target):
         return _queue(k, b, c, target, body)
-    _deliver(k, target, k.mail(b, body))
+    _deliver(k, target, _mail(k, b, body))
     return NULL
 
 
@@ -58,7 +67,7 @@ def take(k: Kernel, b: Branch, c: Recv) -> Mail | None:
     mailbox = process.mailbox
     for index, mail in enumerate(mailbox or ()):
         if _wants(c, mail.sender, mail.tag):
-            if not k.may_take(b):
+            if not taking.may_take(b):
                 return None
             assert mailbox is not None
             del mailbox[index]
@@ -67,12 +76,12 @@ def take(k: Kernel, b: Branch, c: Recv) -> Mail | None:
             return mail
     for sender, body in (process.senders or {}).items():
         if _wants(c, sender.proc.pid, sender.call.tag):
-            if not k.may_take(b):
+            if not taking.may_take(b):
                 return None
             assert process.senders is not None
             del process.senders[sender]
             k.reply(sender, NULL)
-            return k.mail(sender, body)
+            return _mail(k, sender, body)
     return None
 
 
@@ -80,7 +89,7 @@ def admit(k: Kernel, process: Process) -> None:
     """Let senders go on that waited for room, while there is some."""
     while process.senders and not _full(process):
         sender = next(iter(process.senders))
-        _deliver(k, process, k.mail(sender, process.senders.pop(sender)))
+        _deliver(k, process, _mail(k, sender, process.senders.pop(sender)))
         k.reply(sender, NULL)
 
 

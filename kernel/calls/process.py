@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tokix.kernel import life, streams
+from tokix.kernel import life, streams, taking
 from tokix.kernel.calls import messages
 from tokix.kernel.calls.rights import delegate, entitled
 from tokix.kernel.events import Fetch
@@ -81,7 +80,7 @@ def wait(k: Kernel, b: Branch, c: Wait) -> object:
     parent = b.proc
     pid = next(iter(parent.zombies or ()), None) if c.pid is None else c.pid
     child = k.procs[pid] if pid is not None and pid in (parent.children or ()) else None
-    if child and child.status and k.may_take(b):
+    if child and child.status and taking.may_take(b):
         life.reap(k, child)
         return child.status
     if c.pid is not None and not child:
@@ -196,7 +195,7 @@ def sleep(k: Kernel, b: Branch, c: Sleep) -> object:
         return k.until(b, c.seconds)
     if c.seconds:
         raise EINVAL("sleep takes seconds or ticks, not both")
-    heapq.heappush(k.sleepers, (k.scheduler.clock + c.ticks, next(k.serial), b, b.path))
+    k.sleepers.set(k.scheduler.clock + c.ticks, b, b.path)
     return BLOCKED
 
 
