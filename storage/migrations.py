@@ -52,14 +52,25 @@ def _shared(connection: Connection) -> None:
         "DROP TABLE page",
         "ALTER TABLE timed RENAME TO page",
         *lexical.CREATE[1:],
-        "CREATE TABLE region (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, first INTEGER, next INTEGER) "
+        "CREATE TABLE region (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, next INTEGER) WITHOUT ROWID",
+    ):
+        connection.exec_driver_sql(sql)
+
+
+def _begun(connection: Connection) -> None:
+    """Add where a region begins: at 0, for the pages of an earlier one of the same name are gone from the file."""
+    for sql in (
+        "CREATE TABLE begun (name TEXT NOT NULL PRIMARY KEY, creator INTEGER, first INTEGER, next INTEGER) "
         "WITHOUT ROWID",
+        "INSERT INTO begun SELECT name, creator, 0, next FROM region",
+        "DROP TABLE region",
+        "ALTER TABLE begun RENAME TO region",
     ):
         connection.exec_driver_sql(sql)
 
 
 #: The n-th makes version n + 2 of version n + 1. Append only; each is SQL text, for the schema it knew will change.
-STEPS: tuple[Step, ...] = (_archive, _words, _shared)
+STEPS: tuple[Step, ...] = (_archive, _words, _shared, _begun)
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

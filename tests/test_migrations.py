@@ -12,31 +12,64 @@ from tokix.storage.migrations import STEPS, migrate
 from tokix.storage.sqlite import _connected
 
 NEWEST = 1 + len(STEPS)
-UNTIMED = ("ALTER TABLE journal DROP COLUMN at", "DROP TABLE region")
+APPLICATION = int.from_bytes(b"tokx", "big")
+#: The first version whose entries know when they were made.
+TIMED = 4
+#: What made the tables in each older version, as it was then.
+MADE = {int(path.stem): path.read_text() for path in Path(__file__).with_name("versions").glob("*.sql")}
+
+JOURNAL = "INSERT INTO journal (pid, epoch, seq) VALUES (1, 0, 5)"
+PAGE = "INSERT INTO page (pid, space, id, message, role, tokens, text) VALUES (1, '', 0, 0, '', 0, 'a cat on a mat')"
 
 
-def test_an_old_file_gets_the_tables_of_today(path: Path) -> None:
+def as_it_was(path: Path, version: int, *statements: str) -> None:
+    """Make a file as an older version did, with rows in it."""
+    connection = sqlite3.connect(path)
+    connection.executescript(MADE[version])
+    change(path, *statements, f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Give the columns of every table: names, types, and what is a key."""
+    connection = sqlite3.connect(path)
+    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type != 'index'")]
+    found = {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in names}
+    connection.close()
+    return {name: [(column, kind, key) for _, column, kind, _, _, key in rows] for name, rows in found.items()}
+
+
+def test_the_tables_of_every_older_version_are_kept() -> None:
+    assert sorted(MADE) == list(range(1, NEWEST))
+
+
+@pytest.mark.parametrize("version", sorted(MADE))
+def test_an_old_file_gets_the_tables_of_today(path: Path, tmp_path: Path, version: int) -> None:
+    as_it_was(path, version, "INSERT INTO process (pid, epoch) VALUES (1, 0)", JOURNAL)
     with opened(path) as store:
-        store.commit(put("kernel", row("kernel", name="n", value="1")))
-    change(path, "DROP TABLE page", "DROP TABLE page_text", "DROP TABLE vector", *UNTIMED, "PRAGMA user_version = 1")
-    with opened(path) as store:
-        assert versions(path)[0] == NEWEST
-        assert store.load()["kernel"] == [("n", "1")]
+        [(*key, at)] = [(*entry[:3], entry[-1]) for entry in store.load()["journal"]]
+        assert (key, at) == ([1, 0, 5], 0 if version < TIMED else None)
         store.commit(put("page", row("page", text="kept")))
         assert store.read("page", (0, "")) == [row("page", text="kept")]
         store.check()
+    with opened(tmp_path / "new.db"):
+        assert tables(path) == tables(tmp_path / "new.db")
+    assert versions(path) == (NEWEST, APPLICATION)
 
 
-def test_pages_of_an_older_file_are_found_by_their_words(path: Path) -> None:
-    with opened(path) as store:
-        store.commit(put("page", row("page", pid=1, space="", id=0, text="a cat on a mat")))
-    triggers = [f"DROP TRIGGER page_{name}" for name in ("put", "drop", "change")]
-    untimed = (*UNTIMED, "ALTER TABLE page DROP COLUMN at")
-    change(path, *triggers, "DROP TABLE page_text", *untimed, "PRAGMA user_version = 2")
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_pages_of_an_older_file_are_found_by_their_words(path: Path, version: int) -> None:
+    as_it_was(path, version, PAGE)
     with opened(path) as store:
         [(score, found)] = store.match("Cats?", [(1, "")], 5)
         assert (score > 0, found[-1]) == (True, "a cat on a mat")
         store.check()
+
+
+def test_a_region_of_an_older_file_is_kept(path: Path) -> None:
+    as_it_was(path, 4, "INSERT INTO region VALUES ('facts', 3, 9)")
+    with opened(path) as store:
+        assert store.load()["region"] == [("facts", 3, 0, 9)]
 
 
 def versions(path: Path) -> tuple[int, int]:
@@ -50,7 +83,7 @@ def versions(path: Path) -> tuple[int, int]:
 def test_migrations_run_in_order_once(path: Path) -> None:
     with opened(path) as store:
         store.commit(put("kernel", row("kernel", name="n", value="1")))
-    assert versions(path) == (NEWEST, int.from_bytes(b"tokx", "big"))
+    assert versions(path) == (NEWEST, APPLICATION)
     steps = [
         lambda c: c.exec_driver_sql("UPDATE kernel SET value = value + 1"),
         lambda c: c.exec_driver_sql("UPDATE kernel SET value = value * 10"),

@@ -1,5 +1,6 @@
 """The README, executed: its commands and its program, on the toy machine."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ def tokix(folder, line):
     done = subprocess.run(
         [sys.executable, "-m", "tokix", *shlex.split(line)],
         cwd=folder,
+        env=os.environ | {"TOKIX_STATE": str(folder / "state")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

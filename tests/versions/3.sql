@@ -1,0 +1,17 @@
+CREATE TABLE process (pid INTEGER NOT NULL, ppid INTEGER, lineage TEXT, program TEXT, args TEXT, nice INTEGER, epoch INTEGER, stopped INTEGER, "foreign" INTEGER, caps TEXT, limits TEXT, fds TEXT, image TEXT, tokens INTEGER, born FLOAT, status TEXT, reaped INTEGER, PRIMARY KEY (pid));
+CREATE INDEX process_alive ON process (pid) WHERE process.reaped IS NOT 1;
+CREATE TABLE journal (pid INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, path TEXT, call TEXT, ok INTEGER, value TEXT, PRIMARY KEY (pid, epoch, seq));
+CREATE TABLE started ("key" TEXT NOT NULL, pid INTEGER, call TEXT, note TEXT, PRIMARY KEY ("key")) WITHOUT ROWID;
+CREATE TABLE partial ("key" TEXT NOT NULL, start INTEGER NOT NULL, tokens TEXT, PRIMARY KEY ("key", start)) WITHOUT ROWID;
+CREATE TABLE message (seq INTEGER NOT NULL, pid INTEGER, id TEXT, sender INTEGER, tag TEXT, body TEXT, PRIMARY KEY (seq));
+CREATE TABLE signal (pid INTEGER NOT NULL, pending TEXT, PRIMARY KEY (pid));
+CREATE TABLE stream (name TEXT NOT NULL, note TEXT, PRIMARY KEY (name)) WITHOUT ROWID;
+CREATE TABLE chunk (stream TEXT NOT NULL, "offset" INTEGER NOT NULL, pid INTEGER, fd INTEGER, text TEXT, PRIMARY KEY (stream, "offset")) WITHOUT ROWID;
+CREATE TABLE kernel (name TEXT NOT NULL, value TEXT, PRIMARY KEY (name)) WITHOUT ROWID;
+CREATE TABLE page (pid INTEGER NOT NULL, space TEXT NOT NULL, id INTEGER NOT NULL, message INTEGER, role TEXT, tokens INTEGER, text TEXT, PRIMARY KEY (pid, space, id));
+CREATE TABLE vector (pid INTEGER NOT NULL, space TEXT NOT NULL, id INTEGER NOT NULL, encoder TEXT, data BLOB, PRIMARY KEY (pid, space, id));
+CREATE TABLE blob (digest BLOB NOT NULL, text TEXT NOT NULL, PRIMARY KEY (digest));
+CREATE VIRTUAL TABLE page_text USING fts5(text, content='page', tokenize='porter unicode61 remove_diacritics 2');
+CREATE TRIGGER page_put AFTER INSERT ON page BEGIN INSERT INTO page_text(rowid, text) VALUES (new.rowid, new.text); END;
+CREATE TRIGGER page_drop AFTER DELETE ON page BEGIN INSERT INTO page_text(page_text, rowid, text) VALUES ('delete', old.rowid, old.text); END;
+CREATE TRIGGER page_change AFTER UPDATE ON page BEGIN INSERT INTO page_text(page_text, rowid, text) VALUES ('delete', old.rowid, old.text); INSERT INTO page_text(rowid, text) VALUES (new.rowid, new.text); END;
