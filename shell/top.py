@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import anyio
+from anyio.abc import TaskStatus
 from prompt_toolkit import Application
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -58,7 +59,7 @@ class Top:
         try:
             async with anyio.create_task_group() as group:
                 if ends := [signum for signum in ENDS if signal.getsignal(signum) is signal.SIG_DFL]:
-                    group.start_soon(self.end, ends, cut, group.cancel_scope)
+                    await group.start(self.end, ends, cut, group.cancel_scope)
                 group.start_soon(self.looks)
                 with suppress(EOFError):  # the terminal is gone
                     await self.app.run_async(handle_sigint=False, set_exception_handler=False)
@@ -68,9 +69,12 @@ class Top:
         if cut:  # the terminal is as it was
             signal.raise_signal(cut[0])
 
-    async def end(self, ends: list[signal.Signals], cut: list[int], scope: anyio.CancelScope) -> None:
+    async def end(
+        self, ends: list[signal.Signals], cut: list[int], scope: anyio.CancelScope, *, task_status: TaskStatus[None]
+    ) -> None:
         """Leave the terminal as it was before a signal does what it does."""
         with anyio.open_signal_receiver(*ends) as signals:
+            task_status.started()  # before anything is drawn
             async for signum in signals:
                 cut.append(signum)
                 scope.cancel()

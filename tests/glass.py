@@ -35,6 +35,8 @@ class Glass:
     def __init__(self) -> None:
         self.rows = [""]
         self.row = self.column = 0
+        #: It shows another screen, which goes away when it is left.
+        self.other = False
         self._rest = ""
 
     def write(self, text: str) -> None:
@@ -48,6 +50,8 @@ class Glass:
                 self._put(plain)
             elif control:
                 self._control(control)
+            elif numbers == "?1049":
+                self.other = move == "h"
             elif move and not numbers.startswith(("?", ">")):
                 self._move(move, int(numbers.partition(";")[0] or 0))
         self._rest = text[place:]
@@ -101,6 +105,7 @@ class Person:
         self.glass = Glass()
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        self._modes = termios.tcgetattr(self._master)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tokix", *words],
             stdin=slave,
@@ -175,6 +180,10 @@ class Person:
                 break
             self.glass.write(piece.decode(errors="replace"))
         return self.process.returncode
+
+    def finds_it_as_it_was(self) -> bool:
+        """Say whether the terminal is as it was before: the screen, and what it does with keys."""
+        return not self.glass.other and termios.tcgetattr(self._master) == self._modes
 
     def leave(self) -> None:
         """Let nothing of it live on."""

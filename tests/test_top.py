@@ -22,6 +22,8 @@ def test_it_watches_a_kernel_that_runs_elsewhere_and_ends_a_process_there(tokix:
     person.types("\x1b[18~").until(lambda text: "-1" in listener(text))  # F7
     person.types("k").sees("Signal for process 3", "TERM")
     person.types("\r").until(lambda text: "listener" not in text)
+    person.types("Nk").sees("Signal for process 1, init")
+    person.types("\r").sees("EPERM: ")
     host.says("others still use its kernel", "stderr")
     person.types("q")
     assert person.gone() == 0
@@ -38,8 +40,10 @@ def test_it_leaves_the_terminal_as_it_was(keys: str, tokix: Start, sit: Sit) -> 
     tokix("run", "programs.py:listener").says("listening\n")
     person = sit("top")
     person.sees("programs.py:listener")
+    assert not person.finds_it_as_it_was()
     person.types(keys)
     assert person.gone() == 0
+    assert person.finds_it_as_it_was()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
@@ -49,6 +53,7 @@ def test_a_signal_ends_it(signum: signal.Signals, tokix: Start, sit: Sit) -> Non
     person.sees("programs.py:listener")
     person.process.send_signal(signum)
     assert person.gone() == -signum
+    assert person.finds_it_as_it_was()
 
 
 def test_the_kernel_goes_away(tokix: Start, sit: Sit) -> None:
