@@ -1,10 +1,12 @@
 """Demand paging: what a Think is about comes back before it."""
 
+import pytest
+
 from facts import FACTS, SMALL, learn, listed, small
 from harness import Ended, always, boot, told
 from tokix.archive import Archive
 from tokix.kernel.arch.toy import ToyEncoder
-from tokix.syscalls import Advise, Append, ChatMessage, Evict, Forget, Pages, Recall, Think, gather
+from tokix.syscalls import Advise, Append, ChatMessage, Evict, Forget, Map, Pages, Pin, Recall, Think, Unlink, gather
 
 
 async def window():
@@ -50,6 +52,42 @@ def test_by_the_last_page_of_the_user_if_there_is_no_prompt():
         return (await Think(max_tokens=2)).recalled[0].id
 
     assert always(main) == 0
+
+
+def test_a_copy_of_what_the_user_said_is_no_question():
+    async def main():
+        await Advise(demand=0.25)
+        await Evict(pages=[await Append(text=fact) for fact in FACTS])
+        await Append(text="which cat has Ada?")
+        await Recall(query="train to Turin", k=1, load=True)
+        return (await Think(max_tokens=2)).recalled[0].id
+
+    assert always(main) == 0
+
+
+@pytest.mark.parametrize("region", ["", "facts"])
+def test_what_was_found_again_stays_and_what_was_not_makes_room(region):
+    async def main():
+        await Advise(demand=0.03)
+        if region:
+            await Map(region=region, append=True)
+        ids = [await Append(text=f"fact {n}: {word}", role="tool", region=region) for n, word in enumerate(WORDS)]
+        if not region:
+            await Evict(pages=ids)
+        lacking, pinned = [], None
+        for word in (*WORDS, *reversed(WORDS)):
+            found = [[page.region, page.id] for page in (await Think(prompt=f"{word}?", max_tokens=1)).recalled]
+            copies = [page for page in await Pages() if page.recalled is not None and page.resident]
+            here = [[page.region, page.recalled] for page in copies]
+            lacking += [page for page in found if page not in here]
+            if pinned is None:
+                pinned = here[0]
+                await Pin(page=copies[0].id)
+        if region:
+            await Unlink(region=region)
+        return [lacking, pinned in here]
+
+    assert always(main, step=7, machine=small(2048, 200)) == [[], True]
 
 
 def test_what_is_there_comes_no_second_time_and_is_never_stored_again():

@@ -18,6 +18,8 @@ TIMED = 4
 #: What made the tables in each older version, as it was then.
 MADE = {int(path.stem): path.read_text() for path in Path(__file__).with_name("versions").glob("*.sql")}
 
+#: Pages by the places of their rows, between which others were deleted.
+OLD = {2: "two", 5: "five"}
 JOURNAL = "INSERT INTO journal (pid, epoch, seq) VALUES (1, 0, 5)"
 PAGE = "INSERT INTO page (pid, space, id, message, role, tokens, text) VALUES (1, '', 0, 0, '', 0, 'a cat on a mat')"
 
@@ -64,6 +66,22 @@ def test_pages_of_an_older_file_are_found_by_their_words(path: Path, version: in
         [(score, found)] = store.match("Cats?", [(1, "")], 5)
         assert (score > 0, found[-1]) == (True, "a cat on a mat")
         store.check()
+
+
+def test_pages_of_an_older_file_have_no_time_and_keep_their_places_in_the_index(path: Path) -> None:
+    columns = "INSERT INTO page (rowid, pid, space, id, message, role, tokens, text)"
+    rows = [f"{columns} VALUES ({place}, 1, '', {place}, 1, 'user', 3, 'page {word}')" for place, word in OLD.items()]
+    as_it_was(path, 3, *rows)
+    with opened(path) as store:
+        store.check()
+        assert [(r[2], *r[-2:]) for r in store.read("page", (1,))] == [
+            (n, 0, f"page {word}") for n, word in OLD.items()
+        ]
+        for place, word in OLD.items():
+            assert [r[2] for _, r in store.match(word, [(1, "")], 5)] == [place]
+        store.commit(put("page", row("page", pid=1, space="", id=9, text="page nine")))
+        store.check()
+        assert [r[2] for _, r in store.match("nine", [(1, "")], 5)] == [9]
 
 
 def test_a_region_of_an_older_file_is_kept(path: Path) -> None:

@@ -101,6 +101,20 @@ def test_the_head():
     assert frames == "frames [||||||||||:::::     ] 50 used 25 cached 25 free; swap 1/10"
 
 
+def test_what_is_there_at_all_is_seen_in_the_head():
+    made = monitor(frames=10_000, used=1, cached=1)
+    assert text(made, 80)[1].startswith("frames [|:                  ] ")
+
+
+def test_two_looks_at_one_time_are_one():
+    made = monitor(process(3, sampled=1))
+    made.take(info(process(3, sampled=9)), 1.0)
+    assert made.rates() == {}
+    made.take(info(process(3, sampled=13)), 3.0)
+    made.take(info(process(3, sampled=17)), 3.0)
+    assert made.rates() == {3: 4.0}
+
+
 def test_cells():
     busy = process(
         3, state="RUNNING", running=[0, 2], tokens=12_345, resident=640, evicted=1_234_567, faults=7, nice=-3
@@ -171,6 +185,17 @@ def test_nobody_is_there():
     made.take(info(process(9)), 1.0)
     assert type_in(made, "down", "f9", "f7", " ", "c", "/", "x", "enter", "end", "pageup") == []
     assert shown(made) == []
+    assert made.tagged == set()
+
+
+def test_rows_move_only_as_far_as_they_have_to():
+    made = monitor(*(process(pid) for pid in range(10, 60)))
+    type_in(made, "end")
+    last = shown(made, 100, 15)
+    type_in(made, *["up"] * 9)
+    assert shown(made, 100, 15) == last
+    type_in(made, "up")
+    assert shown(made, 100, 15) == [last[0] - 1, *last[:-1]]
 
 
 # ---- orders
@@ -190,6 +215,12 @@ def test_orders():
         type_in(made, key)
         found.append(shown(made))
     assert found == [[4, 3, 5], [3, 5, 4], [5, 4, 3], [3, 4, 5], [5, 4, 3], [4, 3, 5]]
+
+
+def test_equals_are_in_the_order_of_their_numbers():
+    made = monitor(process(5), process(3), process(4, resident=7))
+    type_in(made, "M")
+    assert shown(made) == [4, 3, 5]
 
 
 def test_the_menu_of_orders():
@@ -235,6 +266,14 @@ def test_search_goes_there_and_on():
     assert text(made)[-1].endswith("nothing is like that")
     type_in(made, "backspace", "enter")
     assert (chosen(made), text(made)[-1][:6]) == (11, "F1Help")
+
+
+def test_a_process_is_found_by_its_number():
+    made = monitor(*(process(pid, program="p", args=[]) for pid in (10, 11, 12)))
+    type_in(made, "/", "1", "2")
+    assert chosen(made) == 12
+    type_in(made, "enter", "\\", "1", "1")
+    assert shown(made) == [11]
 
 
 def test_filter_shows_only_what_is_meant():
@@ -286,8 +325,8 @@ def test_tags():
 def test_nice_goes_on_from_what_was_asked_for_and_ends_at_its_limits():
     made = monitor(process(3, nice=17))
     assert type_in(made, "f8", "[", "f8", "f8") == [Renice(pid=3, nice=18), Renice(pid=3, nice=19)]
-    made.take(info(process(3, nice=19)), 2.0)
-    assert type_in(made, "f7") == [Renice(pid=3, nice=18)]
+    made.take(info(process(3, nice=-18)), 2.0)
+    assert type_in(made, "f7", "]", "f7") == [Renice(pid=3, nice=-19), Renice(pid=3, nice=-20)]
 
 
 def test_what_went_wrong_is_said_until_the_next_key():

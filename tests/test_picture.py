@@ -86,6 +86,11 @@ def test_more_than_a_few_windows_of_text_are_drawn_smaller():
     assert scale == "a character of this line is 100 tokens"
 
 
+def test_a_few_windows_of_text_are_drawn_as_large_as_the_window():
+    *lines, _, _, _ = drawn([page(1, 300), page(2, 5, 0)], use(), look())
+    assert lines[-3:] == ["░" * 100] * 3
+
+
 def test_an_empty_context():
     title, _, inside, frames, *rest = drawn([], use(window=0, computed=0, shared=0, pages=0, archived=0), look(), 40)
     assert (title, inside, frames) == ("window: 0 of 100 tokens, 0 %; 0 pages", "·" * 40, "")

@@ -137,14 +137,17 @@ def test_a_search_without_a_name_goes_through_the_archive_and_all_that_is_mapped
         everywhere = [(page.region, page.id) for page in await Recall(query="cat called", k=2)]
         alone = [page.region for page in await Recall(query="cat", k=9, region="facts")]
         of_me = [page.region for page in await Recall(query="cat", k=9, pid=await GetPid())]
+        mapped = sorted({page.region for page in await Recall(query="cat", k=99)})
         for name in ("facts", "more"):
             await Unlink(region=name)
-        return [sorted(everywhere), alone, of_me, [page.text for page in await Recall(query="cat", how="lexical")]]
+        after = [page.text for page in await Recall(query="cat", how="lexical")]
+        return [sorted(everywhere), alone, of_me, mapped, after]
 
-    everywhere, alone, of_me, after = always(main)
+    everywhere, alone, of_me, mapped, after = always(main)
     assert everywhere == [["", 0], ["facts", 0]]
     assert alone == ["facts"] * 4
     assert of_me == [""]
+    assert mapped == ["", "facts"], "not what was unmapped"
     assert after == ["My own cat is called Gauss."], "mapped, and no longer there"
 
 
@@ -324,6 +327,21 @@ def test_no_kill_lets_ids_of_a_region_be_used_again():
     assert always(main) == [4, [FACTS[0], "another cat"], 1, "ENOENT"]
 
 
+def test_ids_are_not_used_again_after_the_end_of_a_smaller_region_either():
+    async def main():
+        await shelf()
+        await Map(region="small", append=True)
+        await Append(text="a cat", region="small")
+        for name in ("facts", "small"):
+            await Unlink(region=name)
+        await Map(region="facts", append=True)
+        id = await Append(text="another cat", region="facts")
+        await Unlink(region="facts")
+        return id
+
+    assert always(main) == 4
+
+
 def test_to_erase_a_page_twice_is_the_same_before_and_after_a_restart():
     async def main():
         await shelf()
@@ -372,6 +390,28 @@ def test_a_search_that_began_before_a_page_was_erased_does_not_find_it(how):
         assert 0 not in run(main, child, budget=budget)
 
 
+def test_what_was_erased_while_a_think_looked_for_it_does_not_come_back():
+    async def main():
+        await shelf()
+        child = await Spawn(program="child", args=[await GetPid()])
+        await Recv()
+        await Forget(page=0, region="facts")
+        found = (await Wait(pid=child)).value
+        await Unlink(region="facts")
+        return found
+
+    async def child(boss):
+        await Map(region="facts")
+        await Advise(demand=0.5)
+        await Send(to=boss)
+        return [page.id for page in (await Think(prompt="cat called Turing", max_tokens=1)).recalled]
+
+    for budget in (1, 2, 1000):
+        found = run(main, child, budget=budget)
+        assert found
+        assert 0 not in found
+
+
 def test_late_vectors_of_what_is_gone_are_not_kept():
     async def main():
         await shelf()
@@ -385,6 +425,7 @@ def test_late_vectors_of_what_is_gone_are_not_kept():
         sim.step()
         if [row[2] for row in sim.store.read("page", (0, "facts"))] == [1, 2, 3]:
             break
+    assert {row[2] for row in sim.store.read("vector", (0, "facts"))} <= {1, 2, 3}
     late = [Embedded((0, name, id), "toy-128", b"1234") for name, id in (("facts", 0), ("facts", 9), ("other", 0))]
     sim.due += late
     sim.step()
@@ -421,3 +462,27 @@ def test_names():
         with pytest.raises(ValueError, match="region"):
             Map(region=name)
     assert Map(region="team.notes_2-a").region
+
+
+def test_an_erased_page_takes_its_vector_along_and_late_ones_of_an_older_region_are_not_kept():
+    async def main():
+        await shelf()
+        await Sleep(seconds=20)  # until they are embedded
+        await Forget(page=0, region="facts")
+        await Sleep(seconds=20)
+        await Unlink(region="facts")
+        await shelf()
+        await Sleep(seconds=20)
+        await Unlink(region="facts")
+
+    sim, seen = boot(main), []
+    while sim.wait() or not sim.steps:
+        sim.due += [Embedded((0, "facts", 0), "toy-128", b"1234")] if seen[-1:] == [[4, 5, 6, 7]] else []
+        sim.step()
+        seen.append([row[2] for row in sim.store.read("vector", (0, "facts"))])
+    clean(sim)
+    assert [0, 1, 2, 3] in seen
+    assert [1, 2, 3] in seen
+    assert seen[-1] == []
+    assert max(seen) == [4, 5, 6, 7]
+    assert [0, 4, 5, 6, 7] not in seen

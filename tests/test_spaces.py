@@ -4,8 +4,24 @@ import pytest
 
 from facts import FACTS, SMALL, learn, resident
 from harness import CHILD, MAIN, always, boot, clean, errno
+from tokix.kernel.events import Embedded
 from tokix.storage import MemoryStore, SqliteStore
-from tokix.syscalls import Append, Evict, Exec, Forget, Fork, Kill, Pages, Recall, Recv, Sleep, Wait, gather, select
+from tokix.syscalls import (
+    Append,
+    Evict,
+    Exec,
+    Forget,
+    Fork,
+    Kill,
+    Pages,
+    Recall,
+    Recv,
+    Sleep,
+    Spawn,
+    Wait,
+    gather,
+    select,
+)
 
 
 def test_branches_see_what_is_around_them_and_what_they_move_goes_with_them():
@@ -158,3 +174,35 @@ def test_what_is_evicted_and_forgotten_in_one_step_as_it_is_forked():
 
     assert always(main) == [[0, 2, 3], [0, 2, 3]]
     assert always(main, budget=1) == [[0, 2, 3], [0, 2, 3]]
+
+
+def test_late_vectors_of_branches_and_processes_that_are_over_are_not_kept():
+    async def main(again=False):
+        async def branch(seconds):
+            await Evict(pages=[await Append(text=f"for {seconds}")])
+            await Sleep(seconds=seconds)
+
+        if not again:
+            await learn()
+            await Spawn(program="child")
+        await gather(branch(2), branch(9))
+        await Sleep(seconds=5)
+        if not again:
+            await Exec(program="main", args=[True])
+        await Wait()
+
+    async def child():
+        await learn()
+        await Sleep(seconds=1)
+
+    sim, there, gone, spaces = boot(main, child), set(), set(), set()
+    while sim.wait() or not sim.steps:
+        sim.due += [Embedded(key, "toy-128", b"1234") for key in sorted(gone)]
+        sim.step()
+        now = {row[:3] for row in sim.store.read("page", ())}
+        there |= now
+        gone, spaces = there - now, spaces | {key[:2] for key in now}
+        assert not [row[:3] for row in sim.store.read("vector", ()) if row[4] == b"1234"]
+    clean(sim)
+    assert {space.partition(":")[0] for _, space in spaces} == {"", "0", "1"}
+    assert len(spaces) == 6

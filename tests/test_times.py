@@ -1,8 +1,24 @@
 """When it was said: pages and journals know, and a search can ask for it."""
 
+from bench import Bench, forever
 from facts import learn, listed
 from harness import MAIN, always, boot, run
-from tokix.syscalls import Append, Exec, Forget, Fork, GetPid, Journal, Pages, Recall, Sleep, Think, Wait
+from tokix.syscalls import (
+    Append,
+    Evict,
+    Exec,
+    Forget,
+    Fork,
+    GetPid,
+    Journal,
+    Map,
+    Pages,
+    Recall,
+    Sleep,
+    Think,
+    Unlink,
+    Wait,
+)
 
 
 def test_pages_and_entries_have_the_time_of_their_call():
@@ -82,6 +98,21 @@ def test_times_go_through_exec():
     assert always(main) is True
 
 
+def test_pages_of_a_region_have_the_time_of_their_call():
+    async def main():
+        await Map(region="facts", append=True)
+        await Append(text="a cat", region="facts")
+        await Sleep(seconds=100)
+        await Append(text="another cat", region="facts")
+        first, second = (page.at for page in await Pages(region="facts"))
+        entries = [entry.at for entry in await Journal(pid=MAIN) if entry.call.startswith("append")]
+        [late] = await Recall(query="cat", since=second)
+        await Unlink(region="facts")
+        return [[first, second] == entries, round(second - first, -1), late.text]
+
+    assert always(main) == [True, 100.0, "another cat"]
+
+
 def test_what_was_forgotten_is_a_digest_in_the_journal_and_a_replay_knows_it_again():
     async def main():
         await Append(text="an open secret")
@@ -137,3 +168,31 @@ def test_of_an_answer_nothing_is_buried():
         return next(entry.call for entry in await Journal(pid=MAIN))
 
     assert run(main) == 'think{"prompt":"why?","max_tokens":2}'
+
+
+def test_what_came_before_an_exec_has_no_entry_in_the_new_journal():
+    """To forget it must not bury what is in its place there."""
+
+    async def main(again=False):
+        if not again:
+            await Append(text="an old secret")
+            await Evict(pages=[await Append(text="and another")])
+            await Exec(program="main", args=[True])
+        await Append(text="new words")
+        await Append(text="more of them")
+        born = [page.born for page in await listed()]
+        await Forget(page=0)
+        await Forget(page=1)
+        return [born, ["forgotten" in entry.call for entry in await Journal(pid=MAIN)][:2]]
+
+    assert always(main) == [[None, None, 0, 1], [False, False]]
+
+
+def test_a_foreign_process_keeps_its_calls_for_its_context_is_made_again_from_them():
+    bench = Bench(forever)
+    pid = bench.attach()
+    assert [bench.trap(pid, key, Append(text=key)) for key in ("a", "b")] == [0, 1]
+    assert bench.trap(pid, "c", Forget(page=0)) is None
+    bench.boot()
+    assert [page.text for page in bench.trap(pid, "d", Pages())] == ["b"]
+    assert bench.trap(pid, "e", Append(text="e")) == 2

@@ -109,3 +109,18 @@ def test_who_is_least_important_leaves_first():
     *others, _ = always(main, machine=small(256))
     assert [importance for _, importance in others] == [1] * len(others)
     assert len(others) > 2
+
+
+def test_a_group_is_as_important_as_its_most_important_page():
+    pages = [page(0, "assistant"), page(1, "tool", importance=5), page(2, importance=3), page(3), page(4)]
+    assert ids(victims(pages, "importance")) == [[3], [2], [0, 1]]
+
+
+def test_relevance_is_to_what_the_user_has_asked_and_not_to_a_copy():
+    pages = [
+        page(0, text="cats purr"),
+        page(1, text="dogs bark"),
+        page(2, text="cats?"),
+        page(3, text="dogs", source=9),
+    ]
+    assert ids(victims([*pages, page(4, "assistant", text="so")], "relevance"))[-1] == [0]

@@ -39,11 +39,18 @@ def test_a_border_is_inside(text, data):
 
 def test_a_piece_ends_where_a_reader_would_pause():
     assert border("one two. three\nfour\n\nfive six", 0, 25) == 21
+    assert border("one two three.\n\nfour\nfive six", 0, 24) == 16, "at a paragraph, though a line ends later"
     assert border("one two. three\nfour five six", 0, 25) == 15
     assert border("one two. three four", 0, 12) == 9
     assert border("one two three", 0, 9) == 8
     assert border("onetwothree", 0, 9) == 9
     assert border("a " + "b" * 50, 0, 30) == 30, "not in the first half"
+
+
+def test_what_follows_a_dense_part_is_cut_into_long_pieces_again():
+    pieces = [len(tokens) for _, tokens in cut(small(), "user", "東" * 400 + "word " * 400, 64)]
+    assert min(pieces[-10:-1]) > 48
+    assert len(pieces) < 60
 
 
 # ---- the window
