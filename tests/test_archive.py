@@ -213,3 +213,43 @@ def test_what_few_pages_fit_is_looked_for_a_part_at_a_time(monkeypatch, some):
     assert sum(looked) <= 60, "no page is looked at twice"
     *_, found = shelf.search(Search("k", ((1, ""),), "a b c", 2, "dense", Only(("system",))), query)
     assert found == []
+
+
+def test_the_best_of_few_is_the_best_of_many():
+    """A fused search has to look further than it is asked to: who is second in both lists can be the best."""
+    r, encoder, store = random.Random(0), ToyEncoder(), MemoryStore()
+    texts = [" ".join(r.choices("abcdefgh", k=r.randrange(2, 9))) for _ in range(60)]
+    pages = {(1, "", n): (1, "", n, n, "user", 3, 0.5, text) for n, text in enumerate(texts)}
+    vectors = zip(pages, encoder.embed(texts), strict=True)
+    store.commit({"page": pages, "vector": {key: (*key, encoder.name, pack(v)) for key, v in vectors}})
+    shelf = Archive(store, encoder)
+
+    def found(text, k):
+        *_, pages = shelf.search(Search("k", ((1, ""),), text, k), encoder.embed([text])[0])
+        return [page["id"] for page in pages]
+
+    for _ in range(20):
+        text = " ".join(r.sample("abcdefgh", 3))
+        assert found(text, 1) == found(text, 20)[:1]
+
+
+def test_pages_that_are_copied_while_they_are_embedded_are_embedded_too():
+    store = MemoryStore()
+    store.commit({"page": {(1, "", n): (1, "", n, n, "user", 3, 0.5, "a") for n in range(3)}})
+    shelf = Archive(store, ToyEncoder())
+    assert shelf.batch() == ([(1, "", n) for n in range(3)], ["a"] * 3)
+    copies = {"page": {(2, ""): (1, "")}, "vector": {(2, ""): (1, "")}}
+    store.commit(copies)
+    shelf.committed([], copies)
+    assert {(2, "", n) for n in range(3)} <= shelf.pending.keys()
+
+
+def test_pages_that_could_not_be_embedded_still_lack_their_vectors():
+    store = MemoryStore()
+    store.commit({"page": {(1, "", 0): (1, "", 0, 0, "user", 3, 0.5, "a")}})
+    shelf = Archive(store, ToyEncoder())
+    keys, _ = shelf.batch()
+    assert not shelf.pending
+    with pytest.raises(EIO), shelf.kept(keys):
+        raise EIO("no such layer")
+    assert [*shelf.pending] == keys

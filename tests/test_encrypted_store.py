@@ -118,7 +118,7 @@ def test_equal_stores_with_equal_passphrases_are_different_files(tmp_path: Path)
 # ---- keys that do not fit
 
 
-def test_a_key_that_does_not_fit_changes_nothing(filled: Path) -> None:
+def test_a_key_that_does_not_fit_changes_nothing(filled: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = filled.with_name("tokix.db-wal")
     before = filled.read_bytes(), log.read_bytes()
     for key in (OTHER, PASSPHRASE, KEY + "0", "x'" + KEY + "'0"):
@@ -127,6 +127,7 @@ def test_a_key_that_does_not_fit_changes_nothing(filled: Path) -> None:
     assert "it is encrypted; if so, give its key with --key-file FILE" in refusal(filled)
     assert glance.outcomes(filled) == 0
     assert "the key is empty" in refusal(filled, "")
+    assert capfd.readouterr() == ("", ""), "SQLCipher says nothing of its own"
     assert (filled.read_bytes(), log.read_bytes()) == before
     assert glance.outcomes(filled, KEY) == 1
     with opened(filled, KEY) as store:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from stores import python
+from stores import KEY, python
 from tokix import archive as edge
 from tokix.archive import Archive, pack
 from tokix.boot import boot
@@ -418,6 +418,18 @@ def test_a_system_makes_its_index_and_the_next_one_uses_it(
         assert [line for line in capfd.readouterr().err.splitlines() if "index" in line] == said * there
         assert await live(pid) == (pid, indexed)
         assert "index" not in capfd.readouterr().err, "it is there"
+
+    play(main)
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+def test_an_encrypted_system_has_no_index_for_that_is_plain(tmp_path: Path, key: str | None) -> None:
+    if key:
+        pytest.importorskip("sqlcipher3")
+
+    async def main() -> None:
+        async with boot(tmp_path, key=key) as system:
+            assert bool(system.desk.keeper) == (key is None)
 
     play(main)
 

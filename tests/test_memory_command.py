@@ -12,7 +12,7 @@ import anyio
 import pytest
 from test_index import SPACE, TAIL, booted, damage, rows
 
-from stores import change, opened, put, row
+from stores import KEY, change, opened, put, row
 from tokix import cli
 from tokix.archive import unpack
 from tokix.boot import boot
@@ -125,6 +125,37 @@ def test_an_index_that_has_too_much_is_wrong(state: Path, capsys: Captured, monk
 
     anyio.run(boots)
     assert findings(state, capsys)["index of process 1"] == ("ok", "295 vectors, 0 are not in it yet")
+
+
+def test_an_index_that_lacks_too_much_is_wrong(state: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("chromadb")
+    monkeypatch.setattr("tokix.index.TAIL", TAIL)
+    assert run(state, "rebuild") == 0
+    for more, found in ((TAIL - 1, "ok"), (TAIL, "wrong")):
+        with opened(state / "tokix.db") as store:
+            store.commit(rows(range(300, 300 + more)))
+        capsys.readouterr()
+        said = findings(state, capsys)["index of process 1"]
+        assert said == (found, f"300 vectors, {more} are not in it yet")
+
+
+def test_of_an_encrypted_memory_no_index_is_made(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sqlcipher3")
+    monkeypatch.setattr("tokix.index.TAIL", TAIL)
+    (tmp_path / "key").write_text(KEY)
+    monkeypatch.setenv("TOKIX_KEY_FILE", str(tmp_path / "key"))
+    state = tmp_path / "state"
+    with opened(state / "tokix.db", KEY) as store:
+        store.commit(rows(range(300)))
+    assert run(state, "rebuild") == 0
+    capsys.readouterr()
+    assert findings(state, capsys)["index"] == (
+        "ok",
+        "none: an encrypted state directory has its vectors in the store alone",
+    )
+    assert not (state / "index").exists()
 
 
 def test_pages_are_written_as_lines(state: Path, tmp_path: Path, capsys: Captured) -> None:

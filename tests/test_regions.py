@@ -472,7 +472,8 @@ def test_an_erased_page_takes_its_vector_along_and_late_ones_of_an_older_region_
         await Sleep(seconds=20)
         await Unlink(region="facts")
         await shelf()
-        await Sleep(seconds=20)
+        for _ in range(3):
+            await Sleep(seconds=20)
         await Unlink(region="facts")
 
     sim, seen = boot(main), []

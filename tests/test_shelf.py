@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 
 from tokix import shelf as module
-from tokix.archive import Archive, pack
+from tokix.archive import Archive, merged, pack
 from tokix.kernel.arch.toy import ToyEncoder
 from tokix.kernel.events import Search
 from tokix.storage import MemoryStore
@@ -89,22 +89,58 @@ def test_what_is_entrusted_to_the_index_leaves_and_what_has_changed_stays() -> N
     assert (shelf.indexed, shelf.stale) == ({}, {0: sums[0]})
 
 
-def test_what_is_forgotten_makes_no_answer_shorter() -> None:
+QUERY = "a b c"
+
+
+def remembered(*spaces: tuple[int, str], room: int = 1 << 20) -> tuple[MemoryStore, Archive]:
+    """Give an archive with twenty pages in each space."""
     encoder, store = ToyEncoder(), MemoryStore()
-    keys = [(1, "", n) for n in range(20)]
-    texts = [f"a b c {n}" for n in range(20)]
-    vectors = {key: (*key, encoder.name, pack(v)) for key, v in zip(keys, encoder.embed(texts), strict=True)}
-    store.commit({"page": {key: (*key, key[2], "user", 3, 0.5, texts[key[2]]) for key in keys}, "vector": vectors})
-    archive = Archive(store, encoder)
-    [query] = encoder.embed(["a b c"])
+    for space in spaces:
+        texts = {(*space, n): f"{QUERY} {n}" for n in range(20)}
+        vectors = zip(texts, encoder.embed(list(texts.values())), strict=True)
+        pages = {key: (*key, key[2], "user", 3, 0.5, text) for key, text in texts.items()}
+        store.commit({"page": pages, "vector": {key: (*key, encoder.name, pack(v)) for key, v in vectors}})
+    return store, Archive(store, encoder, room)
 
-    def search() -> list[int]:
-        *_, pages = archive.search(Search("k", ((1, ""),), "a b c", 5, "dense"), query)
-        return [page["id"] for page in pages]
 
-    before = search()
+def searched(archive: Archive, space: tuple[int, str], k: int = 5) -> list[int]:
+    [query] = ToyEncoder().embed([QUERY])
+    *_, pages = archive.search(Search("k", (space,), QUERY, k, "dense"), query)
+    return [page["id"] for page in pages]
+
+
+def test_what_is_forgotten_makes_no_answer_shorter() -> None:
+    store, archive = remembered((1, ""))
+    before = searched(archive, (1, ""))
     gone = {(1, "", id): None for id in before}
     store.commit({"page": gone, "vector": gone})
     archive.committed([], {"page": gone, "vector": gone})
-    assert len(before) == len(search()) == 5
-    assert not {*before} & {*search()}
+    after = searched(archive, (1, ""))
+    assert len(before) == len(after) == 5
+    assert not {*before} & {*after}
+
+
+def test_what_only_the_index_has_is_found_while_the_index_is_busy() -> None:
+    _, archive = remembered((1, ""))
+    everything = searched(archive, (1, ""), 99)
+    shelf = archive.shelves[1, ""]
+    shelf.entrust({id: crc32(shelf.data(id) or b"") for id in shelf.ids()})
+    assert len(shelf) == 0
+    assert searched(archive, (1, ""), 99) == everything
+
+
+def test_where_there_is_no_room_for_all_who_was_not_searched_for_longest_goes() -> None:
+    spaces = (1, ""), (2, ""), (3, "")
+    _, archive = remembered(*spaces)
+    searched(archive, spaces[0])
+    archive.room = 2 * archive.shelves[spaces[0]].size
+    for number in (1, 0, 2, 2):
+        assert len(searched(archive, spaces[number])) == 5
+        assert sum(shelf.size for shelf in archive.shelves.values()) <= archive.room
+    assert [*archive.shelves] == [spaces[0], spaces[2]]
+
+
+def test_what_is_found_twice_counts_once() -> None:
+    hits = [(0.5, n, (1, "", n)) for n in (3, 2, 1)]
+    assert merged(hits[:2], hits, 9) == hits
+    assert merged(hits, [(0.6, 1, (1, "", 1))], 2) == [(0.6, 1, (1, "", 1)), hits[0]]
