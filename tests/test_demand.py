@@ -74,7 +74,7 @@ def test_what_was_found_again_stays_and_what_was_not_makes_room(region):
         ids = [await Append(text=f"fact {n}: {word}", role="tool", region=region) for n, word in enumerate(WORDS)]
         if not region:
             await Evict(pages=ids)
-        lacking, pinned = [], None
+        lacking, pinned, kept = [], None, []
         for word in (*WORDS, *reversed(WORDS)):
             found = [[page.region, page.id] for page in (await Think(prompt=f"{word}?", max_tokens=1)).recalled]
             copies = [page for page in await Pages() if page.recalled is not None and page.resident]
@@ -83,9 +83,10 @@ def test_what_was_found_again_stays_and_what_was_not_makes_room(region):
             if pinned is None:
                 pinned = here[0]
                 await Pin(page=copies[0].id)
+            kept.append(pinned in here)
         if region:
             await Unlink(region=region)
-        return [lacking, pinned in here]
+        return [lacking, all(kept)]
 
     assert always(main, step=7, machine=small(2048, 200)) == [[], True]
 

@@ -83,6 +83,27 @@ def test_of_many_matches_the_best_are_ranked(reopen: Reopen) -> None:
     assert len(found(store, "mat", k=CANDIDATES + 20, spaces=[(4, "")])) == CANDIDATES + 20
 
 
+def test_pages_that_lie_between_those_of_ones_own_are_not_found(reopen: Reopen) -> None:
+    store = filled(reopen)
+    store.commit(put("page", row("page", pid=3, space="", id=0, text="a third cat")))
+    spaces = [(1, ""), (3, "")]
+    assert {r[:3] for _, r in store.match("cat", spaces, 9)} == {(1, "", 0), (3, "", 0)}
+
+
+def test_a_frequent_word_counts_beside_a_rare_one_however_old_the_page(reopen: Reopen) -> None:
+    store = filled(reopen)
+    texts = ["rare mat", "rare rug", *(f"mat {n}" for n in range(CANDIDATES + 50))]
+    store.commit(put("page", *(row("page", pid=4, space="", id=n, text=text) for n, text in enumerate(texts))))
+    assert found(store, "rare mat", k=2, spaces=[(4, "")]) == [0, 1]
+
+
+def test_of_many_frequent_words_the_rarest_count(reopen: Reopen) -> None:
+    store = filled(reopen)
+    texts = ["red blue green", *(f"{('red', 'blue', 'green')[n % 3]} big old" for n in range(3 * CANDIDATES + 30))]
+    store.commit(put("page", *(row("page", pid=4, space="", id=n, text=text) for n, text in enumerate(texts))))
+    assert found(store, "big old red blue green", k=1, spaces=[(4, "")]) == [0]
+
+
 def test_the_index_changes_with_the_pages(reopen: Reopen) -> None:
     store = filled(reopen)
     store.commit({"page": {(1, "", 3): row("page", pid=1, space="", id=3, text="a dog"), (1, "", 1): None}})

@@ -16,9 +16,10 @@ from stores import KEY, change, opened, put, row
 from tokix import cli
 from tokix.archive import unpack
 from tokix.boot import boot
-from tokix.index import owner
+from tokix.index import Trouble, owner
 from tokix.kernel.arch.toy import ToyEncoder
 from tokix.portable import MOST, LineError, Portable, pages
+from tokix.shell.client import Gone
 from tokix.storage import SqliteStore
 from tokix.syscalls import Map, Pages, Regions
 
@@ -158,7 +159,9 @@ def test_of_an_encrypted_memory_no_index_is_made(
     assert not (state / "index").exists()
 
 
-def test_pages_are_written_as_lines(state: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_pages_are_written_as_lines(
+    state: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(state, "export", "-", "--pid", "2") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["pid"], line["id"], line["text"]) for line in lines] == [
@@ -166,9 +169,10 @@ def test_pages_are_written_as_lines(state: Path, tmp_path: Path, capsys: Capture
         (2, 1, "a key\nunder the mat"),
     ]
     file = tmp_path / "out.jsonl"
+    monkeypatch.setattr("tokix.portable.CHUNK", 7)
     assert run(state, "export", "--vectors", str(file)) == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(lines) == 302
+    assert len({(line["pid"], line["id"]) for line in lines}) == len(lines) == 302
     with opened(state / "tokix.db") as store:
         [vector] = store.read("vector", (*SPACE, 9))
     assert (lines[9]["encoder"], b64decode(lines[9]["vector"])) == vector[3:]
@@ -290,9 +294,59 @@ def test_lines_that_nobody_should_write() -> None:
             list(pages([line]))
     assert [page.text for page in pages(["\ufeff".encode() + b'{"text": "a"}'])] == ["a"]
     whose = [b'{"text": "a", "pid": 1, "id": 0}', b'{"text": "b", "pid": 2, "id": 0}']
-    assert len(list(pages(whose))) == 2
-    with pytest.raises(LineError, match="line 3: the id 0 is that of line 1, too"):
+    whose.append(b'{"text": "b", "pid": 2, "space": "0:1.", "id": 0}')
+    assert len(list(pages(whose))) == 3
+    with pytest.raises(LineError, match="line 4: the id 0 is that of line 1, too"):
         list(pages([*whose, whose[0]]))
+
+
+def test_a_full_disk_leaves_the_older_file(
+    state: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(data: bytes) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    kept = tmp_path / "backup"
+    kept.write_text("old")
+    monkeypatch.setattr("tokix.portable.b64encode", full)
+    assert run(state, "export", "--vectors", str(kept)) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert kept.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} <= {"backup", "kernel.lock", "tokix.db"}
+
+
+def test_what_is_cut_off_says_how_far_it_came(
+    state: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut(options: Any, found: Any, done: list[int], progress: Any) -> None:
+        done += [4, 5]
+        raise Gone("killed")
+
+    file = tmp_path / "lines"
+    file.write_text('{"text": "a"}\n' * 3)
+    monkeypatch.setattr("tokix.memory._append", cut)
+    assert run(state, "import", "--region", "facts", str(file)) == 1
+    err = capsys.readouterr().err
+    assert "2 of 3 pages are in, 4 to 5 of the region facts" in err
+    assert "the kernel is gone (killed)" in err
+
+    def interrupted(store: SqliteStore) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SqliteStore, "rebuild_words", interrupted)
+    assert run(state, "rebuild") == 130
+    assert "cut off; what is missing is made at the next boot" in capsys.readouterr().err
+
+
+def test_an_index_that_cannot_be_made(state: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: object, *args: object, **options: object) -> None:
+        raise Trouble("no such luck")
+
+    monkeypatch.setattr("tokix.index.TAIL", TAIL)
+    monkeypatch.setattr("tokix.index.available", lambda: True)
+    monkeypatch.setattr("tokix.index.Server.ask", fails)
+    assert run(state, "rebuild") == 1
+    assert "the index could not be made; search compares all vectors without it" in capsys.readouterr().err
 
 
 def test_to_export_what_is_not_there_writes_nothing(state: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -390,26 +390,27 @@ def test_a_search_that_began_before_a_page_was_erased_does_not_find_it(how):
         assert 0 not in run(main, child, budget=budget)
 
 
-def test_what_was_erased_while_a_think_looked_for_it_does_not_come_back():
+@pytest.mark.parametrize("how", ["dense", "lexical", "fused", "demand"])
+def test_what_was_erased_while_a_search_went_on_is_not_found(how):
     async def main():
         await shelf()
-        child = await Spawn(program="child", args=[await GetPid()])
-        await Recv()
-        await Forget(page=0, region="facts")
-        found = (await Wait(pid=child)).value
-        await Unlink(region="facts")
-        return found
-
-    async def child(boss):
-        await Map(region="facts")
         await Advise(demand=0.5)
-        await Send(to=boss)
-        return [page.id for page in (await Think(prompt="cat called Turing", max_tokens=1)).recalled]
 
-    for budget in (1, 2, 1000):
-        found = run(main, child, budget=budget)
-        assert found
-        assert 0 not in found
+        async def search():
+            if how == "demand":
+                return (await Think(prompt="cat called Turing", max_tokens=1)).recalled
+            return await Recall(query="cat called Turing", k=9, how=how)
+
+        async def erase():
+            await Sleep(seconds=0.2)
+            await Forget(page=0, region="facts")
+
+        before = [page.id for page in await search()]
+        found, _ = await gather(search(), erase())
+        await Unlink(region="facts")
+        return [0 in before, 0 in [page.id for page in found]]
+
+    assert run(main) == [True, False]
 
 
 def test_late_vectors_of_what_is_gone_are_not_kept():

@@ -17,7 +17,7 @@ MANY = 4 * CANDIDATES
 @pytest.fixture(autouse=True, params=["few", "many"])
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pages be few, or many: what is found is the same."""
-    monkeypatch.setattr(lexical, "FEW", MANY if request.param == "few" else 1)
+    monkeypatch.setattr(lexical, "FEW", MANY if request.param == "few" else 0)
 
 
 def filled(reopen: Reopen):
@@ -51,6 +51,7 @@ def test_the_only_page_with_two_frequent_words_is_found_however_old_it_is(reopen
     pages = [row("page", pid=2, space="", id=n, text="left" if n % 2 else "right") for n in range(1, MANY)]
     store.commit(put("page", row("page", pid=2, space="", id=0, text="left right"), *pages))
     assert found(store, "left right", k=1, spaces=[(2, "")]) == [0]
+    assert found(store, "left right every", k=1, spaces=[(1, ""), (2, "")]) == [0], "all but one"
 
 
 def test_what_others_remember_changes_no_candidate(reopen: Reopen) -> None:
@@ -71,4 +72,7 @@ def test_of_a_long_query_those_words_count_that_are_found(reopen: Reopen) -> Non
     noise = " ".join(f"nothing-has-this-word-{n}" for n in range(2 * WORDS))
     assert found(filled(reopen), f"{noise} unique", k=1) == [1]
     words = " ".join(f"number{n:03}" for n in range(2 * WORDS))
-    assert len(found(filled(reopen), words, k=99)) == WORDS
+    store = filled(reopen)
+    assert len(found(store, words, k=99)) == WORDS
+    store.commit(put("page", row("page", pid=1, space="", id=MANY, text="extraordinarily")))
+    assert found(store, f"{words} extraordinarily", k=99)[0] == MANY, "the longest are looked for first"
