@@ -1,7 +1,7 @@
 """How well the memory remembers: `python benchmarks/memory.py [--quick] [--part PART …] [--seeds N] [--json FILE]`.
 
-facts    A process is told facts about people, among small talk, until most of them are up to twenty windows away; some
-         are corrected later, some are told of somebody beside them, or denied. Then it is asked in words that the facts
+facts    A process is told facts about people, among small talk, until they are up to 24 windows away; some are
+         corrected later, some are told of somebody beside them, or denied. Then it is asked in words that the facts
          do not have (see `remembering/facts.py`).
 chains   Pairs of UUIDs, of which some lead to others: an agent follows them (see `remembering/chains.py`).
 turns    Ten thousand turns on a SQLite file: what must hold, and what must not grow (see `remembering/turns.py`).

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +19,7 @@ from stores import KEY, python
 from tokix import archive as edge
 from tokix.archive import Archive, pack
 from tokix.boot import boot
-from tokix.index import Keeper, Trouble, named, names
+from tokix.index import Busy, Keeper, Server, Trouble, named, names
 from tokix.kernel.arch.toy import ToyEncoder
 from tokix.kernel.events import Search
 from tokix.kernel.ports import Only
@@ -291,6 +292,43 @@ def test_a_process_that_is_killed_or_hangs_is_no_loss(folder: Path, monkeypatch:
     play(main)
 
 
+def test_while_the_index_has_no_time_search_is_exact(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def busy(self: Server, *args: Any, **options: Any) -> Any:
+        raise Busy
+
+    async def main() -> None:
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            monkeypatch.setattr("tokix.index.Server.ask", busy)
+            assert await here.search(5) == await exact(store, 5)
+            assert (len(here.shelf.indexed), here.told) == (300, [])
+
+    play(main)
+
+
+def test_an_index_that_names_what_it_does_not_find_is_made_anew(
+    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, asked = Server.ask, list[str]()
+
+    async def lost(self: Server, op: str, *args: Any, **options: Any) -> Any:
+        asked.append(op)
+        return [] if op == "near" and "add" not in asked else await ask(self, op, *args, **options)
+
+    async def main() -> None:
+        monkeypatch.setattr("tokix.index.Server.ask", lost)
+        shutil.copytree(made, folder)
+        store = MemoryStore()
+        store.commit(rows(range(300)))
+        async with booted(store, folder) as here:
+            assert ["vectors do not find themselves" in line for line in here.told] == [True]
+            assert "add" in asked
+            await agrees(here, range(300))
+
+    play(main)
+
+
 def test_an_index_that_always_fails_is_left_alone_and_search_is_exact(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +498,15 @@ def test_what_has_no_room_in_memory_is_read_for_each_search() -> None:
         assert await here.search(7) == await exact(store, 7)
 
     play(main)
+
+
+def test_what_is_larger_than_memory_gets_no_index_for_it_has_to_pass_there(folder: Path) -> None:
+    store = MemoryStore()
+    store.commit(rows(range(300)))
+    here = Edge(store, folder)
+    assert here.keeper.large() == [SPACE]
+    here.archive.room = 299 * 4 * ToyEncoder.dimensions
+    assert here.keeper.large() == []
 
 
 def test_names_are_ids_and_checksums() -> None:

@@ -370,26 +370,6 @@ def test_a_list_has_nothing_that_was_erased_while_it_was_made():
     assert run(main) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("how", ["dense", "lexical", "fused"])
-def test_a_search_that_began_before_a_page_was_erased_does_not_find_it(how):
-    async def main():
-        await shelf()
-        child = await Spawn(program="child", args=[await GetPid()])
-        await Recv()
-        await Forget(page=0, region="facts")
-        found = (await Wait(pid=child)).value
-        await Unlink(region="facts")
-        return found
-
-    async def child(boss):
-        await Map(region="facts")
-        await Send(to=boss)
-        return [page.id for page in await Recall(query="cat called Turing", k=9, how=how)]
-
-    for budget in (1, 2, 1000):
-        assert 0 not in run(main, child, budget=budget)
-
-
 @pytest.mark.parametrize("how", ["dense", "lexical", "fused", "demand"])
 def test_what_was_erased_while_a_search_went_on_is_not_found(how):
     async def main():

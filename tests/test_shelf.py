@@ -7,9 +7,10 @@ from zlib import crc32
 import pytest
 
 from tokix import shelf as module
-from tokix.archive import Archive, merged, pack
+from tokix.archive import Archive, Hits, merged, pack
 from tokix.kernel.arch.toy import ToyEncoder
 from tokix.kernel.events import Search
+from tokix.kernel.ports import Key, Rows
 from tokix.storage import MemoryStore
 
 pytest.importorskip("numpy")
@@ -96,10 +97,13 @@ def remembered(*spaces: tuple[int, str], room: int = 1 << 20) -> tuple[MemorySto
     """Give an archive with twenty pages in each space."""
     encoder, store = ToyEncoder(), MemoryStore()
     for space in spaces:
-        texts = {(*space, n): f"{QUERY} {n}" for n in range(20)}
+        texts: dict[Key, str] = {(*space, n): f"{QUERY} {n}" for n in range(20)}
         vectors = zip(texts, encoder.embed(list(texts.values())), strict=True)
-        pages = {key: (*key, key[2], "user", 3, 0.5, text) for key, text in texts.items()}
-        store.commit({"page": pages, "vector": {key: (*key, encoder.name, pack(v)) for key, v in vectors}})
+        rows: Rows = {
+            "page": {key: (*key, key[2], "user", 3, 0.5, text) for key, text in texts.items()},
+            "vector": {key: (*key, encoder.name, pack(v)) for key, v in vectors},
+        }
+        store.commit(rows)
     return store, Archive(store, encoder, room)
 
 
@@ -112,9 +116,9 @@ def searched(archive: Archive, space: tuple[int, str], k: int = 5) -> list[int]:
 def test_what_is_forgotten_makes_no_answer_shorter() -> None:
     store, archive = remembered((1, ""))
     before = searched(archive, (1, ""))
-    gone = {(1, "", id): None for id in before}
-    store.commit({"page": gone, "vector": gone})
-    archive.committed([], {"page": gone, "vector": gone})
+    gone: Rows = {table: {(1, "", id): None for id in before} for table in ("page", "vector")}
+    store.commit(gone)
+    archive.committed([], gone)
     after = searched(archive, (1, ""))
     assert len(before) == len(after) == 5
     assert not {*before} & {*after}
@@ -141,6 +145,6 @@ def test_where_there_is_no_room_for_all_who_was_not_searched_for_longest_goes() 
 
 
 def test_what_is_found_twice_counts_once() -> None:
-    hits = [(0.5, n, (1, "", n)) for n in (3, 2, 1)]
+    hits: Hits = [(0.5, n, (1, "", n)) for n in (3, 2, 1)]
     assert merged(hits[:2], hits, 9) == hits
     assert merged(hits, [(0.6, 1, (1, "", 1))], 2) == [(0.6, 1, (1, "", 1)), hits[0]]

@@ -11,7 +11,7 @@ import corpus
 from tokix.kernel import trap
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.policy import RR
-from tokix.kernel.ports import ARCHIVE, TABLES
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES
 from tokix.sim import Simulation
 from tokix.storage import MemoryStore
 
@@ -48,8 +48,8 @@ class Mortal:
     def unembedded(self, encoder):
         return self.store.unembedded(encoder)
 
-    def match(self, text, spaces, k, roles=()):
-        return self.store.match(text, spaces, k, roles)
+    def match(self, text, spaces, k, only=ALL):
+        return self.store.match(text, spaces, k, only)
 
     def commit(self, rows):
         self.commits += 1
