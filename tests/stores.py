@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tokix.kernel.ports import ARCHIVE, TABLES, Key, Scalar, Store
+from tokix.kernel.ports import ARCHIVE, TABLES, Key, Only, Scalar, Store
 from tokix.storage import MemoryStore, SqliteStore, StoreError
 
 LIMIT = 4096
@@ -35,6 +35,13 @@ def row(table: str, **values: Scalar) -> Row:
 
 def put(table: str, *rows: Row) -> dict[str, dict[Key, Row | None]]:
     return {table: {r[: TABLES[table].keys]: r for r in rows}}
+
+
+def found(
+    store: Store, query: str, k: int = 9, spaces: Sequence[tuple[int, str]] = ((1, ""),), **only: Any
+) -> list[int]:
+    """Search by words; gives the ids of pages."""
+    return [row[2] for _, row in store.match(query, spaces, k, Only(**only))]
 
 
 def total(store: Store) -> int:

@@ -6,8 +6,8 @@ import pytest
 
 from facts import FACTS, learn
 from harness import always, run
-from stores import Reopen, put, row
-from tokix.kernel.ports import Key, Only
+from stores import Reopen, found, put, row
+from tokix.kernel.ports import Key
 from tokix.ranking import fused
 from tokix.storage.lexical import CANDIDATES, wanted
 from tokix.syscalls import Append, Evict, Forget, Recall, Think
@@ -30,10 +30,6 @@ def filled(reopen: Reopen):
     ]
     store.commit(put("page", *rows, row("page", pid=2, space="", id=0, text="the cat of another")))
     return store
-
-
-def found(store, query, k=9, spaces=((1, ""),), **only):
-    return [r[2] for _, r in store.match(query, spaces, k, Only(**only))]
 
 
 def test_pages_with_any_of_the_words_are_found_the_best_first(reopen: Reopen) -> None:

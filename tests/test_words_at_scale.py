@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from stores import Reopen, put, row
-from tokix.kernel.ports import Only
+from stores import Reopen, found, put, row
 from tokix.storage import lexical
 from tokix.storage.lexical import CANDIDATES, WORDS
 
@@ -29,10 +28,6 @@ def filled(reopen: Reopen):
         pages.append(row("page", pid=1, space="", id=n, role="tool" if n == 2 else "user", text=" ".join(words)))
     store.commit(put("page", *pages))
     return store
-
-
-def found(store, query, k=9, spaces=((1, ""),), **only):
-    return [r[2] for _, r in store.match(query, spaces, k, Only(**only))]
 
 
 def test_the_oldest_page_is_found_by_its_rare_word_among_frequent_ones(reopen: Reopen) -> None:
