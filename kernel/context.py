@@ -76,6 +76,8 @@ class Context:
     answer: int = -1
     #: It has rows of its own in the store.
     filed: bool = False
+    #: The first entry of the log that a replay repeats in it, if it was made from an image of later than the log.
+    since: int = 0
     table: list[int] = field(default_factory=list)
     #: Tokens whose K/V is in the frames.
     computed: int = 0
@@ -108,16 +110,17 @@ class Context:
         mine, theirs = ((c.tokens, c.pages, c.archived, c.next_page, c.advice, c.maps) for c in (self, other))
         return mine == theirs
 
-    def image(self) -> str:
-        """Give the JSON from which `from_image` makes an equal context."""
-        if not (self.tokens or self.next_page or self.maps) and self.advice == ADVICE:
+    def image(self, since: int = 0) -> str:
+        """Give the JSON from which `from_image` makes an equal context, for a replay from entry `since` on."""
+        if not (since or self.tokens or self.next_page or self.maps) and self.advice == ADVICE:
             return ""
         archived = list(self.archived.values())
-        return to_json([self.tokens, self.pages, archived, self.next_page, self.advice, self.maps])
+        known = [self.tokens, self.pages, archived, self.next_page, self.advice, self.maps]
+        return to_json([*known, since] if since else known)
 
     @classmethod
     def from_image(cls, image: str) -> Context:
-        """Make the context that `image` described, in front of a new log; no frames."""
+        """Make the context that `image` described; no frames."""
         if not image:
             return cls()
         tokens, pages, archived, next_page, *rest = from_json(image)
@@ -127,12 +130,13 @@ class Context:
             ctx.advice = Advice(*rest[0])
         if rest[1:]:
             ctx.maps = rest[1]
-        ctx.begin_log()
+        if rest[2:]:
+            ctx.since = rest[2]
+        used = (page.used for page in (*ctx.pages, *ctx.archived.values()))
+        ctx.answer = max((id for id in used if id is not None), default=-1)
         return ctx
 
     def begin_log(self) -> None:
         """Note that the log which brought the pages is gone: all that is known is in the pages."""
         self.pages = [page._replace(born=-1) for page in self.pages]
         self.archived = {id: page._replace(born=-1) for id, page in self.archived.items()}
-        used = (page.used for page in (*self.pages, *self.archived.values()))
-        self.answer = max((id for id in used if id is not None), default=-1)

@@ -152,7 +152,7 @@ class Process:
     #: Who pays for its bursts.
     family: Family = field(default_factory=Family)
     epoch: int = 0
-    #: The context at the last `Exec`, and the tokens charged until then.
+    #: The context at the last `Exec`, or since it forgot what came from there, and the tokens charged until then.
     image: str = ""
     base: int = 0
     #: The windows that it has had, each from an entry of the log on; which one counts now; whether a row says so.

@@ -86,6 +86,7 @@ def _replay(k: Kernel, process: Process) -> str:
     if k.programs.get(process.program) is None:
         return f"no program {process.program}"
     assert process.root
+    since = process.root.ctx.since if process.root.ctx else 0
     k.resume(process.root)
     for entry in process.log:
         pager.resize(k, process, entry.seq)
@@ -102,7 +103,7 @@ def _replay(k: Kernel, process: Process) -> str:
             value, failure = k.outcome(branch, entry)
         except (ValueError, KeyError, TypeError) as error:
             return f"at call {entry.path} the outcome in the journal cannot be read: {error}"
-        if entry.ok:
+        if entry.ok and entry.seq >= since:  # the context knows what was before
             k.redo(branch, branch.call, entry, value)
         k.resume(branch, value, failure)
     pager.resize(k, process, len(process.log))

@@ -54,8 +54,8 @@ _COMMON = set(
 #: Pages that are looked for with a word, at most, and ranked, at least; words of a query that count, the longest that
 #: are found, and frequent ones among them, the rarest.
 CANDIDATES, RANKED, WORDS, FREQUENT = 200, 100, 32, 3
-#: Pages that are few, and pages whose list is read faster than it is asked for some of them.
-FEW, SHORT = 2000, 25_000
+#: Pages that are few, and pages of a list that are read as fast as it is asked for one.
+FEW, SHORT = 2000, 600
 #: The constants of BM25.
 K1, B = 1.2, 0.75
 
@@ -89,7 +89,7 @@ def match(
     for word, known in having.items():
         unknown = [rowid for rowid in chosen if rowid not in known]
         if unknown and len(known) >= most:  # of a rare word all pages are known
-            sql = _WITHIN if _matches(known, most) < SHORT else _AMONG
+            sql = _WITHIN if _matches(known, most) < SHORT * len(unknown) else _AMONG
             known.update(rowid for (rowid,) in raw.execute(sql.format(_places(unknown)), (word, *unknown)))
     scores = _scores({word: known & rows.keys() for word, known in having.items()}, rows)
     best = sorted(rows, key=lambda rowid: (-scores[rowid], -rows[rowid][2], rows[rowid][:2]))
@@ -125,9 +125,11 @@ class _Pages:
         which, limits = _allowed(only)
         parameters = (*(part for space in spaces for part in space), *limits)
         self._raw = raw
-        few = raw.execute(f"SELECT rowid, id FROM page WHERE ({where}){which} LIMIT ?", (*parameters, FEW + 1))
-        self._ids: dict[int, int] = dict(few.fetchall())
-        if len(self._ids) <= FEW:
+        listed = f"FROM page WHERE ({where}){which}"
+        many = raw.execute(f"SELECT 1 {listed} LIMIT 1 OFFSET ?", (*parameters, FEW)).fetchall()
+        self._ids: dict[int, int] = {}
+        if not many:
+            self._ids.update(raw.execute(f"SELECT rowid, id {listed}", parameters))
             within = "page_text.rowid BETWEEN ? AND ? AND +page_text.rowid IN (SELECT value FROM json_each(?))"
             self._sql = "SELECT rowid, 0 FROM page_text"
             self._parameters: tuple[int | str | float, ...] = (

@@ -258,6 +258,8 @@ class SqliteStore:
         self._raw.execute(f"PRAGMA synchronous = {synchronous}")
         # On macOS fsync leaves the data in the cache of the drive; this asks for more. Elsewhere it does nothing.
         self._raw.execute(f"PRAGMA fullfsync = {synchronous == 'FULL'}")
+        # What is forgotten is overwritten; not every SQLite does that by itself.
+        self._raw.execute("PRAGMA secure_delete = ON")
         # Pages: a checkpoint of 16 MB takes about 15 ms here and costs a quarter less per row than the usual 4 MB,
         # for the last pages of a table are written again by each commit.
         self._raw.execute("PRAGMA wal_autocheckpoint = 4000")
@@ -267,6 +269,10 @@ class SqliteStore:
         if not large:
             return rows
         return [_grown(row, blobs) if any(type(row[i]) is bytes for i in large) else row for row in rows]
+
+
+#: Where the call is in a row of the journal.
+_CALL = list(TABLES["journal"].columns).index("call")
 
 
 class _Blobs(dict[bytes, str]):
@@ -316,6 +322,8 @@ def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar, ...]]]]:
         batches += [batch for batch in ((sql.drop, drops), (sql.put, puts)) if batch[1]]
     if blobs:
         batches.append((PUT_BLOB, list(blobs.items())))
+    if any(row and str(row[_CALL]).startswith("forget{") for row in rows.get("journal", {}).values()):
+        batches.append((COLLECT, [()]))  # at once, and not when the file is opened next
     return batches
 
 

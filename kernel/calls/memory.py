@@ -30,6 +30,7 @@ from tokix.syscalls import (
     Pin,
     Recall,
     Recalled,
+    Restore,
 )
 
 if TYPE_CHECKING:
@@ -257,6 +258,8 @@ def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     for page in redo_forget(k, b, c, None):
         k.erase("page", (pid, space, page.id))
         k.erase("vector", (pid, space, page.id))
+    if any(page.born < 0 and page.source is None for page in named) and not b.proc.foreign:
+        start_over(k, b.proc, ctx)
     return NULL
 
 
@@ -271,6 +274,21 @@ def bury(k: Kernel, process: Process, pages: list[Page]) -> None:
         if said and not process.foreign:
             process.log[born] = entry.bury()
             k.journal(process, process.log[born])
+
+
+def start_over(k: Kernel, process: Process, ctx: Context) -> None:
+    """Let a replay have the context as it is after this call: an older image, or that of a file, has what is forgotten.
+
+    The caller is the root branch, so no other has a context now, and none before this call is asked for again.
+    """
+    pager.forget_windows(k, process)
+    process.image, process.base = ctx.image(since=len(process.log) + 1), process.tokens
+    k.save(process)
+    for entry in process.log:
+        if entry.ok and entry.call.startswith("restore"):
+            value = Restore.reply.validate_json(entry.value).model_copy(update={"image": ""})
+            process.log[entry.seq] = entry._replace(value=Restore.reply.dump_json(value).decode())
+            k.journal(process, process.log[entry.seq])
 
 
 def redo_forget(k: Kernel, b: Branch, c: Forget, value: None) -> list[Page]:

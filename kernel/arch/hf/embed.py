@@ -10,6 +10,8 @@ The model is that of https://huggingface.co/sentence-transformers/all-MiniLM-L6-
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 WINDOW = 256
 #: Texts that go through the model at once.
 BATCH = 32
+#: Tokens that one core takes as fast as several, which may have something else to do: those of a query.
+FEW = 64
+#: What weights in half precision are tried on.
+PROBES = ("Who keeps the ledger of the harbour?", "The clerk, said Ada.", "42", "No ship has come in since the storm.")
 
 
 class MiniLM:
-    """A BERT in single precision, on the CPU. `embed` is for one thread at a time."""
+    """A BERT on the CPU, in fp16 where that gives the same vectors. `embed` is for one thread at a time."""
 
     dimensions: int
     name: str
@@ -40,6 +46,8 @@ class MiniLM:
         from transformers import BertModel
         from transformers.utils import logging
 
+        from tokix.kernel.arch.hf.weights import halved
+
         logging.disable_progress_bar()  # it takes a tenth of a second
         try:
             config = json.loads((folder / "config.json").read_bytes())
@@ -49,6 +57,8 @@ class MiniLM:
             self._model = BertModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+        self._model.pooler = None  # nobody asks for what it gives
+        halved(self._model, lambda: self._embed([*PROBES]))
         self.dimensions = self._model.config.hidden_size
         note = read_note(folder)
         self.name = note.reference if note else f"path:{folder.absolute()}"
@@ -70,11 +80,24 @@ class MiniLM:
         read = self._tokenizer.encode_batch(texts)
         ids = torch.tensor([text.ids for text in read])
         mask = torch.tensor([text.attention_mask for text in read])
-        with torch.inference_mode():
+        with torch.inference_mode(), threads(1 if ids.numel() <= FEW else torch.get_num_threads()):
             states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
             real = mask.unsqueeze(-1).to(states.dtype)
             mean = (states * real).sum(1) / real.sum(1)
             return torch.nn.functional.normalize(mean, dim=-1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many cores for what this thread asks for in this block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def read_tokenizer(folder: Path, window: int) -> Tokenizer:
