@@ -18,4 +18,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What several files share. As plugins they bring their fixtures, and their asserts show the two sides.
 # One that imports another comes after it: what is imported already would keep its plain asserts.
 pytest_plugins = ["bench", "cached", "driven", "facts", "harness", "rig", "stage"]
-pytest_plugins += ["command", "glass", "home", "saved", "simulated", "stores"]
+pytest_plugins += ["command", "glass", "home", "indexed", "saved", "simulated", "stores"]

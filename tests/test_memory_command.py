@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from test_index import SPACE, TAIL, booted, damage, rows
+from indexed import SPACE, TAIL, booted, damage, rows
 
 from stores import KEY, change, opened, put, row
 from tokix import cli
