@@ -111,12 +111,12 @@ class Context:
         return mine == theirs
 
     def image(self, since: int = 0) -> str:
-        """Give the JSON from which `from_image` makes an equal context, for a replay from entry `since` on."""
+        """Give the JSON from which `from_image` makes an equal context: in front of a log, or of its entry `since`."""
         if not (since or self.tokens or self.next_page or self.maps) and self.advice == ADVICE:
             return ""
         archived = list(self.archived.values())
         known = [self.tokens, self.pages, archived, self.next_page, self.advice, self.maps]
-        return to_json([*known, since] if since else known)
+        return to_json([*known, since, self.answer] if since else known)
 
     @classmethod
     def from_image(cls, image: str) -> Context:
@@ -131,12 +131,14 @@ class Context:
         if rest[1:]:
             ctx.maps = rest[1]
         if rest[2:]:
-            ctx.since = rest[2]
-        used = (page.used for page in (*ctx.pages, *ctx.archived.values()))
-        ctx.answer = max((id for id in used if id is not None), default=-1)
+            ctx.since, ctx.answer = rest[2:]
+        else:
+            ctx.begin_log()
         return ctx
 
     def begin_log(self) -> None:
         """Note that the log which brought the pages is gone: all that is known is in the pages."""
         self.pages = [page._replace(born=-1) for page in self.pages]
         self.archived = {id: page._replace(born=-1) for id, page in self.archived.items()}
+        used = (page.used for page in (*self.pages, *self.archived.values()))
+        self.answer = max((id for id in used if id is not None), default=-1)

@@ -322,9 +322,14 @@ def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar, ...]]]]:
         batches += [batch for batch in ((sql.drop, drops), (sql.put, puts)) if batch[1]]
     if blobs:
         batches.append((PUT_BLOB, list(blobs.items())))
-    if any(row and str(row[_CALL]).startswith("forget{") for row in rows.get("journal", {}).values()):
+    if any(row and _forgets(row) for row in rows.get("journal", {}).values()):
         batches.append((COLLECT, [()]))  # at once, and not when the file is opened next
     return batches
+
+
+def _forgets(row: tuple[Scalar, ...]) -> bool:
+    """Say whether a change of the journal is an entry that forgets something."""
+    return len(row) > _CALL and str(row[_CALL]).startswith("forget{")
 
 
 @contextmanager

@@ -4,7 +4,22 @@ from facts import FACTS, SMALL, listed
 from harness import MAIN, Ended, always, boot, clean, run
 from stores import opened, put, row
 from tokix.storage.schema import LARGE
-from tokix.syscalls import Append, Evict, Exec, Exit, Forget, Fork, Recall, Restore, Save, Stat, Think, Wait
+from tokix.syscalls import (
+    Append,
+    Evict,
+    Exec,
+    Exit,
+    Forget,
+    Fork,
+    Pages,
+    Recall,
+    Restore,
+    Save,
+    Sleep,
+    Stat,
+    Think,
+    Wait,
+)
 
 SECRET = FACTS[0]
 
@@ -81,6 +96,26 @@ def test_what_a_file_has_brought(file):
     value = always(main)
     assert value == never_again(main)
     assert value[0][0] == FACTS[1]
+
+
+def test_when_pages_were_used_last_is_known_without_the_answer():
+    async def main():
+        for fact in FACTS[:2]:
+            await Append(text=fact)
+        await Exec(program="after")
+
+    async def after():
+        await Think(prompt="what?", max_tokens=3)
+        await Forget(page=3)  # the answer
+        await Forget(page=0)
+        await Sleep(seconds=5)
+        before = [[page.id, page.used] for page in await Pages()]
+        await Evict(pages=[1])
+        if not await Fork():
+            await Exit(value=[[page.id, page.used] for page in await Pages()])
+        return [before, (await Wait()).value]
+
+    assert always(main, after) == [[[1, 3], [2, 3]], [[1, 3], [2, 3]]]
 
 
 def test_the_budget_counts_what_was_before():

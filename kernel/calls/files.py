@@ -138,7 +138,6 @@ def take_over(k: Kernel, b: Branch, image: str, computed: int = 0) -> Context:
     old = k.context(b)
     mmu.release(old)
     ctx = b.ctx = Context.from_image(image)
-    ctx.begin_log()
     ctx.maps = old.maps  # rights are not in files
     if b.key in mmu.lent:
         mmu.furnish(ctx, b.key, computed)
