@@ -76,7 +76,7 @@ class Context:
     answer: int = -1
     #: It has rows of its own in the store.
     filed: bool = False
-    #: The first entry of the log that a replay repeats in it, if it was made from an image of later than the log.
+    #: The first entry of the log that a replay repeats in it: the image of the process knows what was before.
     since: int = 0
     table: list[int] = field(default_factory=list)
     #: Tokens whose K/V is in the frames.
@@ -103,7 +103,7 @@ class Context:
     def twin(self) -> Context:
         """Give a copy without frames, which has nothing in the store."""
         tokens, pages, archived = self.tokens.copy(), self.pages.copy(), self.archived.copy()
-        return Context(tokens, pages, archived, self.next_page, self.advice, self.maps, self.answer)
+        return Context(tokens, pages, archived, self.next_page, self.advice, self.maps, self.answer, since=self.since)
 
     def same_as(self, other: Context) -> bool:
         """Say whether the conversations are equal, in the window and out of it."""
@@ -138,6 +138,7 @@ class Context:
 
     def begin_log(self) -> None:
         """Note that the log which brought the pages is gone: all that is known is in the pages."""
+        self.since = 0
         self.pages = [page._replace(born=-1) for page in self.pages]
         self.archived = {id: page._replace(born=-1) for id, page in self.archived.items()}
         used = (page.used for page in (*self.pages, *self.archived.values()))

@@ -258,7 +258,7 @@ def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     for page in redo_forget(k, b, c, None):
         k.erase("page", (pid, space, page.id))
         k.erase("vector", (pid, space, page.id))
-    if any(page.born < 0 and page.source is None for page in named) and not b.proc.foreign:
+    if any(page.born < ctx.since and page.source is None for page in named) and not b.proc.foreign:
         start_over(k, b.proc, ctx)
     return NULL
 
@@ -282,7 +282,8 @@ def start_over(k: Kernel, process: Process, ctx: Context) -> None:
     The caller is the root branch, so no other has a context now, and none before this call is asked for again.
     """
     pager.forget_windows(k, process)
-    process.image, process.base = ctx.image(since=len(process.log) + 1), process.tokens
+    ctx.since = len(process.log) + 1
+    process.image, process.base = ctx.image(ctx.since), process.tokens
     k.save(process)
     for entry in process.log:
         if entry.ok and entry.call.startswith("restore"):
