@@ -258,7 +258,8 @@ def forget(k: Kernel, b: Branch, c: Forget) -> Encoded:
     for page in redo_forget(k, b, c, None):
         k.erase("page", (pid, space, page.id))
         k.erase("vector", (pid, space, page.id))
-    if any(page.born < ctx.since and page.source is None for page in named) and not b.proc.foreign:
+    imaged = any(page.born < ctx.since and page.source is None for page in named)
+    if imaged and not b.proc.foreign:
         start_over(k, b.proc, ctx)
     return NULL
 
@@ -277,9 +278,10 @@ def bury(k: Kernel, process: Process, pages: list[Page]) -> None:
 
 
 def start_over(k: Kernel, process: Process, ctx: Context) -> None:
-    """Let a replay have the context as it is after this call: an older image, or that of a file, has what is forgotten.
+    """Let a replay begin with the context as it is after this call: an older image has the text that is forgotten.
 
-    The caller is the root branch, so no other has a context now, and none before this call is asked for again.
+    So has that of a file, in the outcome of its `Restore`. The caller is the root branch: no other has a context now,
+    and those that there were before are not asked for again.
     """
     pager.forget_windows(k, process)
     ctx.since = len(process.log) + 1
