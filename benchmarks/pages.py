@@ -6,6 +6,7 @@ language (Zipf); their vectors are random, of length 1, in a thousand clusters, 
     append     µs a page: its row with the index of words, and its row with the vector, in commits of 10 pages
     recall     ms of a search by an `Archive` with 10 results, dense, lexical and fused, when the query has its vector;
                and of all that a fused `Recall` takes outside of the kernel ("whole"), with the query's vector by MiniLM
+    encoder    µs for the vector of a query, and of a page of 200 words
     recall@10  how many of the ten nearest pages of exact search the index finds too
     peer       chromadb alone, for the same vectors: adding them, and asking for the ten nearest
 
@@ -36,7 +37,7 @@ from rich.table import Table
 
 from tokix.archive import Archive, Desk
 from tokix.host import MachineThread
-from tokix.index import Keeper
+from tokix.index import TAIL, Keeper
 from tokix.kernel.arch.toy import ToyMachine
 from tokix.kernel.events import Search
 from tokix.machines import encoder_of
@@ -124,10 +125,10 @@ async def measure(folder: Path, pages: int, count: int, report: Callable[[str], 
     store = SqliteStore(state / "tokix.db")
     report(f"{pages} pages …")
     result: dict[str, Any] = {"pages": pages, "append": fill(store, pages)}
-    encoder = Fixed()
+    encoder, tail = Fixed(), min(TAIL, pages)  # there is an index, however few they are
     before = memory()
     exact, indexed = Archive(store, encoder), Archive(store, encoder)
-    keeper = Keeper(indexed, state / "index", report)
+    keeper = Keeper(indexed, state / "index", report, tail)
     begin = time.perf_counter()
     await found(exact, None, "dense", *next(queries(1)))
     result["first exact search, s"] = time.perf_counter() - begin
@@ -144,6 +145,7 @@ async def measure(folder: Path, pages: int, count: int, report: Callable[[str], 
         "index": size(state / "index"),
         "peer": size(folder / "peer"),
     }
+    result["encoder, µs"] = {"a query": vectorized(encoder, 6, count), "a page": vectorized(encoder, 200, count)}
     result["recall"] = await searches(exact, indexed, keeper, peer, count)
     result["whole"] = await whole(exact, indexed, keeper, count)
     begin = time.perf_counter()
@@ -151,7 +153,7 @@ async def measure(folder: Path, pages: int, count: int, report: Callable[[str], 
     result["index of words, s"] = time.perf_counter() - begin
     await keeper.server.end()
     before, again = memory(), Archive(store, encoder)
-    keeper, begin = Keeper(again, state / "index", report), time.perf_counter()
+    keeper, begin = Keeper(again, state / "index", report, tail), time.perf_counter()
     await keeper.begin()
     await keeper.work()
     result["agreed after a boot, s"] = time.perf_counter() - begin
@@ -201,6 +203,12 @@ async def searches(exact: Archive, indexed: Archive, keeper: Keeper, peer: Any, 
         "of the peer": {name: median(t / b for t, b in zip(ts, base, strict=True)) for name, ts in taken.items()},
         "recall@10": {name: sum(values) / len(values) for name, values in hits.items()},
     }
+
+
+def vectorized(encoder: Fixed, words: int, count: int) -> float:
+    """Give the median µs for the vector of a text."""
+    r = random.Random(2)
+    return median(timed(encoder.embed, [text(r, words)]) for _ in range(count)) * 1e6
 
 
 async def whole(exact: Archive, indexed: Archive, keeper: Keeper, count: int) -> dict[str, list[float]]:

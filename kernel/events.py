@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tokix.kernel.ports import ALL, Only
+from tokix.kernel.ports import ALL, Only, Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +123,7 @@ class Search(NamedTuple):
     """
 
     key: str
-    spaces: tuple[tuple[int, str], ...]
+    spaces: tuple[Space, ...]
     query: str
     k: int
     how: How = "fused"
@@ -134,7 +134,7 @@ class List(NamedTuple):
     """Read so many pages of a space, from an id on; answered by `Answer` with their rows, without pid and space."""
 
     key: str
-    space: tuple[int, str]
+    space: Space
     start: int
     limit: int
 
@@ -158,7 +158,7 @@ class Pack(NamedTuple):
     tokens: int
     computed: int
     places: tuple[int, ...]
-    spaces: tuple[tuple[int, str], ...]
+    spaces: tuple[Space, ...]
 
 
 class Unpack(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokix.kernel.ports import ARCHIVE, TABLES
+from tokix.kernel.ports import ARCHIVE, TABLES, Space
 from tokix.kernel.process import Branch, Entry, Process
 from tokix.syscalls.base import to_json
 
@@ -93,7 +93,7 @@ class Ledger:
                 self.inserted.discard((table, key))
             pending[prefix] = None
 
-    def copy(self, source: tuple[int, str], target: tuple[int, str]) -> None:
+    def copy(self, source: Space, target: Space) -> None:
         """Give a space the rows of another: those that it has with all that this step has changed so far."""
         for table in ARCHIVE:
             pending, width = self.rows[table], TABLES[table].keys

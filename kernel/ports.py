@@ -22,6 +22,8 @@ Program = Callable[..., Coroutine[Any, Any, Any]]
 
 Scalar = str | int | float | bytes | None
 Key = tuple[Scalar, ...]
+#: Whose pages these are: a pid, and "" or the name of a branch; or 0, and the name of a region (see `spaces`).
+Space = tuple[int, str]
 Rows = Mapping[str, Mapping[Key, tuple[Scalar, ...] | None]]
 
 
@@ -125,17 +127,17 @@ class Store(Protocol):
     def read(self, table: str, prefix: Key, after: Key | None = None, limit: int = -1) -> list[tuple[Any, ...]]:
         """Give the rows whose key begins with `prefix` and is greater than `after`, in order, up to a limit."""
 
-    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    def among(self, table: str, space: Space, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
 
-    def sizes(self) -> dict[tuple[int, str], int]:
+    def sizes(self) -> dict[Space, int]:
         """Count the vectors in each space."""
 
     def unembedded(self, encoder: str) -> list[Key]:
         """Give the keys of all pages without a vector of this encoder."""
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
+        self, text: str, spaces: Sequence[Space], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that match the words of a text best, of those that are allowed.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tokix.kernel.context import Context
     from tokix.kernel.kernel import Kernel
+    from tokix.kernel.ports import Space
     from tokix.kernel.process import Process
     from tokix.syscalls import Role
 
@@ -41,7 +42,7 @@ class Region:
     erased: set[int] = field(default_factory=set)
 
     @property
-    def space(self) -> tuple[int, str]:
+    def space(self) -> Space:
         return 0, self.name
 
     def has(self, id: int) -> bool:
@@ -80,7 +81,7 @@ def delete(k: Kernel, region: Region) -> None:
     k.drop(*region.space)
 
 
-def spaces(k: Kernel, ctx: Context) -> tuple[tuple[int, str], ...]:
+def spaces(k: Kernel, ctx: Context) -> tuple[Space, ...]:
     """Give the spaces of the regions that a context has mapped."""
     return tuple(k.regions[name].space for name in ctx.maps if name in k.regions)
 

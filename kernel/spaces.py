@@ -13,10 +13,9 @@ from tokix.kernel import regions
 if TYPE_CHECKING:
     from tokix.kernel.context import Context
     from tokix.kernel.kernel import Kernel
+    from tokix.kernel.ports import Space
     from tokix.kernel.process import Branch, Process
     from tokix.syscalls import Recalled
-
-Space = tuple[int, str]
 
 
 def space(b: Branch) -> Space:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tokix.kernel.ports import TABLES
 
 if TYPE_CHECKING:
-    from tokix.kernel.ports import Only
+    from tokix.kernel.ports import Only, Space
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 #: What makes the index of a table `page` that is there; `REBUILD` fills it with the pages that are there.
@@ -60,8 +60,6 @@ FEW, SHORT = 2000, 600
 K1, B = 1.2, 0.75
 
 COLUMNS = ", ".join(f"page.{column}" for column in TABLES["page"].columns)
-
-Space = tuple[int, str]
 
 
 def wanted(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar, Space
 from tokix.storage import lexical
 from tokix.storage.rows import OPEN, StoreError, check
 
@@ -54,12 +54,12 @@ class MemoryStore:
         keys = sorted(key for key in rows if key[: len(prefix)] == prefix and (after is None or key > after))
         return [rows[key] for key in (keys if limit < 0 else keys[:limit])]
 
-    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    def among(self, table: str, space: Space, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
         rows, end = self.tables[table], -1 if table == "page" else None
         return [rows[key][:end] for key in ((*space, id) for id in sorted(set(ids))) if key in rows]
 
-    def sizes(self) -> dict[tuple[int, str], int]:
+    def sizes(self) -> dict[Space, int]:
         """Count the vectors in each space."""
         return dict(Counter((int(key[0] or 0), str(key[1])) for key in self.tables["vector"]))
 
@@ -69,7 +69,7 @@ class MemoryStore:
         return [key for key in sorted(self.tables["page"]) if key not in vectors or vectors[key][place] != encoder]
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
+        self, text: str, spaces: Sequence[Space], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
         with closing(sqlite3.connect(":memory:")) as raw:

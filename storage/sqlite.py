@@ -28,7 +28,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar
+from tokix.kernel.ports import ALL, ARCHIVE, TABLES, Key, Only, Rows, Scalar, Space
 from tokix.storage import cipher, lexical
 from tokix.storage.lock import alone
 from tokix.storage.migrations import migrate
@@ -137,12 +137,12 @@ class SqliteStore:
             blobs, large = _Blobs(self._raw), STATEMENTS[table].large
             return [_grown(row, blobs) for row in found] if large else found
 
-    def among(self, table: str, space: tuple[int, str], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    def among(self, table: str, space: Space, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Give the rows of `page`, without texts, or `vector` that have these ids in a space, in order."""
         with explained(self.path, "read"):
             return self._raw.execute(AMONG[table], (*space, json.dumps(list(ids)))).fetchall()
 
-    def sizes(self) -> dict[tuple[int, str], int]:
+    def sizes(self) -> dict[Space, int]:
         """Count the vectors in each space."""
         with explained(self.path, "read"):
             return {(pid, space): count for pid, space, count in self._raw.execute(SIZES)}
@@ -153,7 +153,7 @@ class SqliteStore:
             return self._raw.execute(UNEMBEDDED, (encoder,)).fetchall()
 
     def match(
-        self, text: str, spaces: Sequence[tuple[int, str]], k: int, only: Only = ALL
+        self, text: str, spaces: Sequence[Space], k: int, only: Only = ALL
     ) -> list[tuple[float, tuple[Any, ...]]]:
         """Give the k pages of spaces that have words of a text: positive scores and rows, the best first."""
         with explained(self.path, "search"):
@@ -271,10 +271,6 @@ class SqliteStore:
         return [_grown(row, blobs) if any(type(row[i]) is bytes for i in large) else row for row in rows]
 
 
-#: Where the call is in a row of the journal.
-_CALL = list(TABLES["journal"].columns).index("call")
-
-
 class _Blobs(dict[bytes, str]):
     """Large text by its digest, read when it is first asked for: equal text is one object afterwards."""
 
@@ -325,6 +321,10 @@ def _batches(rows: Rows) -> list[tuple[str, list[tuple[Scalar, ...]]]]:
     if any(row and _forgets(row) for row in rows.get("journal", {}).values()):
         batches.append((COLLECT, [()]))  # at once, and not when the file is opened next
     return batches
+
+
+#: Where the call is in a row of the journal.
+_CALL = list(TABLES["journal"].columns).index("call")
 
 
 def _forgets(row: tuple[Scalar, ...]) -> bool:

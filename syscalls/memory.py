@@ -159,10 +159,10 @@ class Recall(Syscall[list[Recalled]]):
 class Forget(Syscall[None]):
     """Delete a page or message of the caller, with all copies, from the window and from the archive.
 
-    The journal keeps a digest of the `Append` or the prompt that brought it. What a program was told stays there until
-    `Exec`, for a replay has to tell it again: answers, messages, what `Recall` has found. A page from before an `Exec`
-    stays until the next one in what that handed over. Raises ENOENT, and EINVAL inside a branch, which has only a copy
-    of the context.
+    The journal keeps a digest of the `Append` or the prompt that brought it, and what an `Exec` handed over or a
+    `Restore` brought is kept without it. What a program was told stays in the journal until `Exec`, for a replay has to
+    tell it again: answers, messages, what `Recall` has found. Raises ENOENT, and EINVAL inside a branch, which has only
+    a copy of the context.
 
     With `region`, delete one page of a region, for everybody; copies stay where they are, other pages of its message,
     and the call in the journal of who has appended it. Raises ENOENT, EPERM.

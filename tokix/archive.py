@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokix.host import MachineThread
     from tokix.index import Keeper
     from tokix.kernel.events import Interrupt
-    from tokix.kernel.ports import Encoder, Key, Rows, Store
+    from tokix.kernel.ports import Encoder, Key, Rows, Space, Store
 
 #: Vectors that are compared at once, and texts that are embedded at once.
 CHUNK, BATCH = 1024, 8
@@ -46,7 +46,6 @@ DEPTH = 50
 #: Bytes of vectors that are kept in memory.
 ROOM = 1 << 30
 
-Space = tuple[int, str]
 #: Scores and keys, with the id between them: of equal ones, the newer is the greater.
 Hits = list[tuple[float, int, "Key"]]
 Embedding = tuple[list["Key"], list[str]]

@@ -30,7 +30,8 @@ from anyio.abc import Process
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from tokix.archive import Archive, Space, depth, pack
+from tokix.archive import Archive, depth, pack
+from tokix.kernel.ports import Space
 
 if TYPE_CHECKING:
     from tokix.kernel.events import Search

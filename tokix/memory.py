@@ -14,10 +14,10 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from tokix.shell.usage import FAILED, REGION, SIGNALLED, WRONG, Failure, add_json, number
 
 if TYPE_CHECKING:
-    from tokix.archive import Archive, Space
+    from tokix.archive import Archive
     from tokix.doctor import Finding
     from tokix.index import Keeper
-    from tokix.kernel.ports import Key
+    from tokix.kernel.ports import Key, Space
     from tokix.portable import Portable
     from tokix.storage import SqliteStore
 

@@ -50,7 +50,7 @@ from tokix.syscalls.errors import decode_error
 
 if TYPE_CHECKING:
     from tokix.kernel.policy import Policy
-    from tokix.kernel.ports import Encoder, Machine, Programs, Store
+    from tokix.kernel.ports import Encoder, Machine, Programs, Space, Store
 
 
 class Person:
@@ -263,7 +263,7 @@ class Simulation:
         except SyscallError as error:
             return Answer(key, error=error)
 
-    def embed(self, spaces: tuple[tuple[int, str], ...] | None = None) -> None:
+    def embed(self, spaces: tuple[Space, ...] | None = None) -> None:
         """Embed what lacks a vector."""
         while batch := self.archive.batch(spaces):
             keys, texts = batch

@@ -36,6 +36,7 @@ from tokix.syscalls import (
 if TYPE_CHECKING:
     from tokix.kernel.context import Context
     from tokix.kernel.kernel import Kernel
+    from tokix.kernel.ports import Space
     from tokix.kernel.process import Branch, Process
 
 
@@ -327,7 +328,7 @@ def recall(k: Kernel, b: Branch, c: Recall) -> object:
     return BLOCKED
 
 
-def looked_into(k: Kernel, b: Branch, c: Recall) -> tuple[tuple[int, str], ...]:
+def looked_into(k: Kernel, b: Branch, c: Recall) -> tuple[Space, ...]:
     """Give the spaces that a Recall searches; none if there is nothing in them."""
     ctx = _context_of(k, b, c.pid)
     if c.region:

@@ -112,7 +112,8 @@ class Replaced:
 def halved(model: nn.Module, logits: Callable[[], Tensor]) -> str:
     """Put the weights of a model into fp16; gives why that was not done, or nothing.
 
-    `logits` gives [tokens, vocabulary] for some tokens, the same ones every time.
+    `logits` gives what the model computes of some tokens, the same ones every time: [tokens, vocabulary], or
+    [texts, dimensions] of an encoder.
     """
     quantized = torch.ops.quantized
     if not (hasattr(quantized, "linear_prepack_fp16") and "fbgemm" in torch.backends.quantized.supported_engines):
